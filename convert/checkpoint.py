@@ -1,0 +1,36 @@
+"""A checkpoint opened: its spec, its tensors by canonical name, its vocabulary. No weight has been read yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convert.metadata import Metadata
+from convert.spec import ModelSpec
+from convert.tensors import Tensor
+
+if TYPE_CHECKING:
+    from convert.tokenizer import Vocabulary
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model of a supported family, from whatever layout.
+
+    Attributes:
+        path: the folder or file it was opened from; for messages, never written into an artifact.
+        spec: hyperparameters.
+        tensors: canonical (Hugging Face) name to tensor; what the family drops is gone.
+        vocabulary: reads the tokenizer, which takes longer than all the rest of opening.
+        provenance: `general.*` and `mconv.*` metadata that is known of it.
+        notes: what a user should know, such as what was left out.
+    """
+
+    path: Path
+    spec: ModelSpec
+    tensors: Mapping[str, Tensor]
+    vocabulary: Callable[[], Vocabulary]
+    provenance: Metadata = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,142 @@
+"""What every command shares towards the person in front of it: data on stdout, all else on stderr, one exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from convert.errors import DiskError, MconvError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+SCHEMA_VERSION = 1
+INTERRUPTED = 130
+
+
+def run_command(command: click.Command) -> None:
+    """Run a command line to its end: errors become two lines on stderr, and the process exits with their code."""
+    sys.exit(_exit_code(command))
+
+
+def _exit_code(command: click.Command) -> int:
+    try:
+        result = command.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.UsageError as error:
+        name = error.ctx.command_path if error.ctx else command.name
+        report_error(error.format_message(), f"see '{name} --help'")
+        return error.exit_code
+    except click.ClickException as error:
+        report_error(error.format_message(), "see --help")
+        return 2
+    except MconvError as error:
+        report_error(error.what, error.hint)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our stdout went away (`| head`): there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERRUPTED
+    except OSError as error:
+        disk = disk_error(error)
+        report_error(disk.what, disk.hint)
+        return disk.exit_code
+    except MemoryError:
+        report_error("out of memory", "run with fewer --threads, or on a machine with more memory")
+        return DiskError.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        note("interrupted")
+        return INTERRUPTED
+    return result if isinstance(result, int) else 0
+
+
+def disk_error(error: OSError) -> DiskError:
+    """Say what an operating-system error means for the file that it names."""
+    where = f"{error.filename}: " if error.filename else ""
+    hints = {
+        errno.ENOSPC: "free some space, or choose another output folder",
+        errno.EDQUOT: "the quota is used up: free some space, or choose another output folder",
+        errno.EACCES: "check the permissions",
+        errno.EPERM: "check the permissions",
+        errno.EROFS: "choose an output folder that can be written",
+        errno.ENOENT: "check the path",
+    }
+    hint = hints.get(error.errno or 0, "check the disk and try again")
+    return DiskError(f"{where}{error.strerror or error}", hint)
+
+
+def report_error(what: str, hint: str) -> None:
+    """Print the two lines of an error on stderr."""
+    _stderr(f"error: {_one_line(what)}")
+    _stderr(f"hint: {_one_line(hint)}")
+
+
+def note(text: str) -> None:
+    """Say something on stderr that is not data."""
+    _stderr(text)
+
+
+def emit_json(members: dict[str, Any]) -> None:
+    """Print one JSON object on stdout, `schema_version` first; numbers that JSON lacks become null."""
+    data = {"schema_version": SCHEMA_VERSION, **members}
+    click.echo(json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def emit_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows of text under headers on stdout; columns whose cells are numbers go to the right."""
+    cells = [list(headers), *(list(row) for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
+    right = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(headers))]
+    for row in cells:
+        line = "  ".join(
+            cell.rjust(width) if flush else cell.ljust(width)
+            for cell, width, flush in zip(row, widths, right, strict=True)
+        )
+        click.echo(line.rstrip())
+
+
+def byte_progress(total: int, what: str) -> tqdm[Any]:
+    """A progress bar in bytes, with rate and time left, on stderr; silent without a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=None, file=sys.stderr, dynamic_ncols=True)
+
+
+def format_bytes(count: int) -> str:
+    """A size for people, in the decimal units that file listings use."""
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"
+
+
+def _stderr(line: str) -> None:
+    # tqdm redraws its bar on the same stream; writing through it would import it for every error.
+    click.echo(line, err=True)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _is_number(cell: str) -> bool:
+    return cell[:1].isdigit() or cell[:1] in ("-", "+") or cell == ""
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) != float("inf") and value == value else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,103 @@
+"""Encodings that a conversion needs: the float types, and Q8_0. Only here, and in `quantize`, is a value ever touched."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from convert.errors import QuantizationError, SourceError
+from convert.families.table import Target
+from convert.tensors import FLOAT_DTYPES
+from convert.types import BlockType
+
+_BF16_EXPONENT = np.uint16(0x7F80)
+
+
+def widen(rows: np.ndarray) -> np.ndarray:
+    """Rows as stored (float32, float16, or bfloat16 bits in uint16) as float32; exact."""
+    if rows.dtype == np.uint16:
+        return (rows.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return rows.astype(np.float32, copy=False)
+
+
+def encode_floats(
+    target: Target, kinds: Collection[BlockType], rows: np.ndarray, first_row: int
+) -> Mapping[BlockType, np.ndarray]:
+    """The encoder of a conversion (see `convert.run.Encode`).
+
+    Raises:
+        QuantizationError: a value is beyond the range of the wanted float type.
+    """
+    encoded = {kind: encode(kind, rows) for kind in kinds}
+    for kind, blocks in encoded.items():
+        if kind in (BlockType.F16, BlockType.BF16):
+            bad = _not_finite(blocks.view(FLOAT_DTYPES[kind.name]))
+            if bad is not None:
+                raise QuantizationError(
+                    f"tensor {target.name} has a weight too large for {kind.name} at row {first_row + bad[0]}, column {bad[1]}",
+                    "choose --outtype f32 or bf16",
+                )
+    return encoded
+
+
+def encode(kind: BlockType, rows: np.ndarray) -> np.ndarray:
+    """Rows as stored to rows of bytes.
+
+    Args:
+        kind: F32, F16, BF16 or Q8_0.
+        rows: (n, k) float32, float16, or bfloat16 bits in uint16.
+
+    Returns:
+        uint8 (n, bytes of a row). Bytes pass through untouched where the type is already the wanted one.
+    """
+    if kind is BlockType.BF16 and rows.dtype == np.uint16 or kind is BlockType.F16 and rows.dtype == np.float16:
+        return rows.view(np.uint8)
+    values = widen(rows)
+    if kind is BlockType.F32:
+        return np.ascontiguousarray(values).view(np.uint8)
+    if kind is BlockType.BF16:
+        return _round_to_bfloat16(values).view(np.uint8)
+    if kind is BlockType.F16:
+        with np.errstate(over="ignore"):
+            return values.astype(np.float16).view(np.uint8)
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import quantize
+
+    return np.asarray(quantize(values, GGMLQuantizationType[kind.name]))
+
+
+def check_finite(rows: np.ndarray, tensor: str, first_row: int) -> None:
+    """Refuse NaN and infinity, which no later step survives.
+
+    Raises:
+        SourceError: names the tensor, row and column of the first one.
+    """
+    bad = _not_finite(rows)
+    if bad is not None:
+        row, column = bad
+        raise SourceError(
+            f"tensor {tensor} has a value that is not finite at row {first_row + row}, column {column}",
+            "the checkpoint is damaged or the training diverged; get another one",
+        )
+
+
+def _not_finite(rows: np.ndarray) -> tuple[int, int] | None:
+    if rows.dtype == np.uint16:
+        # All exponent bits set; a maximum is much cheaper than a mask over every value.
+        if rows.size == 0 or int((rows & np.uint16(0x7FFF)).max()) < _BF16_EXPONENT:
+            return None
+        mask = (rows & _BF16_EXPONENT) == _BF16_EXPONENT
+    else:
+        if np.isfinite(rows).all():
+            return None
+        mask = ~np.isfinite(rows)
+    row, column = np.argwhere(mask)[0]
+    return int(row), int(column)
+
+
+def _round_to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """The upper half of each float32, rounded to nearest even."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    rounded = bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
+    return (rounded >> np.uint32(16)).astype(np.uint16)

@@ -1,0 +1,63 @@
+"""The closed set of errors a user can meet: one line of what went wrong, one line of what to do, one exit code.
+
+Exit codes: 0 done, 1 a validation gate failed, 2 usage, 3 bad or unsupported input, 4 disk or I/O, 5 publishing,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+
+class MconvError(Exception):
+    """Root of every error shown to a user.
+
+    Args:
+        what: one line that names the file, tensor or option and what is wrong with it.
+        hint: one line that says what to do about it.
+    """
+
+    exit_code = 3
+
+    def __init__(self, what: str, hint: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+
+class SourceError(MconvError):
+    """A checkpoint that cannot be read: missing, truncated or inconsistent files, weights that are not finite."""
+
+
+class FormatError(MconvError):
+    """A file that breaks the rules of its own format."""
+
+
+class MappingError(MconvError):
+    """A tensor without a place in the target, a place without a tensor, or a shape the configuration contradicts."""
+
+
+class QuantizationError(MconvError):
+    """A tensor that cannot take the type it was asked to take."""
+
+
+class ValidationError(MconvError):
+    """An artifact that failed a check."""
+
+    exit_code = 1
+
+
+class UsageError(MconvError):
+    """Options that contradict each other or match nothing."""
+
+    exit_code = 2
+
+
+class DiskError(MconvError):
+    """No room, no permission, an output that exists already, or the operating system refused to read or write."""
+
+    exit_code = 4
+
+
+class PublishError(MconvError):
+    """The far side refused or could not be reached."""
+
+    exit_code = 5

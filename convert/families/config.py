@@ -1,0 +1,150 @@
+"""Reading config.json into a ModelSpec: the part that all families share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from convert.errors import MappingError, SourceError
+from convert.spec import ModelSpec, Rope
+
+Config = Mapping[str, Any]
+
+_ROPE_TYPES = ("default", "linear", "yarn", "llama3")
+
+
+def read_spec(config: Config, defaults: Config, *, family: str, gguf_architecture: str) -> ModelSpec:
+    """Build a spec from the text configuration of a checkpoint.
+
+    Args:
+        config: the text part of config.json, with `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`.
+        defaults: what the transformers configuration class assumes where the file is silent.
+
+    Raises:
+        SourceError: a member is missing or of the wrong type.
+        MappingError: the model does something that its GGUF architecture cannot say.
+    """
+    merged = {**defaults, **{key: value for key, value in config.items() if value is not None}}
+    activation = merged.get("hidden_act", "silu")
+    if activation != "silu":
+        raise MappingError(
+            f"config.json: hidden_act is {activation!r}, but llama.cpp computes this architecture with silu",
+            "this model cannot be carried by the layouts that are supported",
+        )
+    hidden, heads = positive(merged, "hidden_size"), positive(merged, "num_attention_heads")
+    if merged.get("head_dim") is None and hidden % heads:
+        raise SourceError(
+            f"config.json: hidden_size {hidden} is no multiple of num_attention_heads {heads}, and head_dim is absent",
+            "add head_dim to config.json",
+        )
+    experts = positive(merged, "num_local_experts") if "num_local_experts" in merged else 0
+    return ModelSpec(
+        family=family,
+        gguf_architecture=gguf_architecture,
+        layers=positive(merged, "num_hidden_layers"),
+        hidden=hidden,
+        ffn=positive(merged, "intermediate_size"),
+        heads=heads,
+        kv_heads=positive(merged, "num_key_value_heads") if "num_key_value_heads" in merged else heads,
+        head_dim=positive(merged, "head_dim") if "head_dim" in merged else hidden // heads,
+        states_head_dim="head_dim" in merged or bool(defaults.get("fills_head_dim")),
+        vocab=positive(merged, "vocab_size"),
+        context=positive(merged, "max_position_embeddings"),
+        rms_norm_eps=number(merged, "rms_norm_eps"),
+        rope=read_rope(merged),
+        tied=bool(merged.get("tie_word_embeddings", False)),
+        experts=experts,
+        experts_per_token=positive(merged, "num_experts_per_tok") if experts else 0,
+        sliding_window=merged.get("sliding_window"),
+        attention_bias=bool(merged.get("attention_bias", False)),
+        mlp_bias=bool(merged.get("mlp_bias", False)),
+    )
+
+
+def read_rope(config: Config) -> Rope:
+    """Rotary embedding parameters in either spelling: transformers 5's `rope_parameters`, or the older pair of members.
+
+    Raises:
+        SourceError: a member is missing or of the wrong type.
+        MappingError: a kind of scaling that GGUF's architectures of this family do not have.
+    """
+    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(parameters, Mapping):
+        raise SourceError("config.json: rope_parameters is not an object", "check config.json against the original")
+    merged = {key: value for key, value in parameters.items() if value is not None}
+    merged.setdefault("rope_theta", config.get("rope_theta"))
+    if config.get("original_max_position_embeddings") is not None:
+        merged.setdefault("original_max_position_embeddings", config["original_max_position_embeddings"])
+    kind = str(merged.get("rope_type", merged.get("type", "default"))).lower()
+    if kind not in _ROPE_TYPES:
+        raise MappingError(
+            f"config.json: rope type {kind!r} is not supported",
+            f"supported: {', '.join(_ROPE_TYPES)}",
+        )
+    rope = Rope(
+        theta=number(merged, "rope_theta"),
+        type=kind,
+        factor=optional_number(merged, "factor"),
+        original_context=_whole(merged, "original_max_position_embeddings"),
+        beta_fast=optional_number(merged, "beta_fast"),
+        beta_slow=optional_number(merged, "beta_slow"),
+        attention_factor=optional_number(merged, "attention_factor", "attn_factor"),
+        extrapolation_factor=optional_number(merged, "extrapolation_factor"),
+        mscale_all_dim=optional_number(merged, "mscale_all_dim"),
+        low_freq_factor=optional_number(merged, "low_freq_factor") or 1.0,
+        high_freq_factor=optional_number(merged, "high_freq_factor") or 4.0,
+    )
+    if kind != "default" and rope.factor is None:
+        raise SourceError(f"config.json: rope type {kind!r} without a factor", "add the factor to the rope parameters")
+    if kind in ("yarn", "llama3") and rope.original_context is None:
+        raise SourceError(
+            f"config.json: rope type {kind!r} without original_max_position_embeddings",
+            "add original_max_position_embeddings to the rope parameters",
+        )
+    return rope
+
+
+def positive(config: Config, key: str) -> int:
+    """A member that counts something: an integer above zero.
+
+    Raises:
+        SourceError: it is absent or is not one.
+    """
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        found = "is missing" if value is None else f"is {value!r}"
+        raise SourceError(f"config.json: {key} {found}", f"{key} must be a positive integer")
+    return value
+
+
+def number(config: Config, key: str) -> float:
+    """A member that is a positive number.
+
+    Raises:
+        SourceError: it is absent or is not one.
+    """
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        found = "is missing" if value is None else f"is {value!r}"
+        raise SourceError(f"config.json: {key} {found}", f"{key} must be a positive number")
+    return float(value)
+
+
+def optional_number(config: Config, *keys: str) -> float | None:
+    """The first of these members that is there, or None.
+
+    Raises:
+        SourceError: it is not a number.
+    """
+    for key in keys:
+        value = config.get(key)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise SourceError(f"config.json: {key} is {value!r}", f"{key} must be a number")
+        return float(value)
+    return None
+
+
+def _whole(config: Config, key: str) -> int | None:
+    return positive(config, key) if config.get(key) is not None else None

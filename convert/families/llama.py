@@ -1,0 +1,97 @@
+"""Llama, and the dense models of its shape: Mistral 7B, Nemo, Small 3, Magistral."""
+
+from __future__ import annotations
+
+from convert.families.config import Config, read_spec
+from convert.families.table import Drop, Family, Row
+from convert.rearrange import Index, rope_interleave
+from convert.spec import ModelSpec
+
+
+def interleave_query(spec: ModelSpec) -> Index:
+    """Order of the query rows in GGUF."""
+    return rope_interleave(spec.heads, spec.head_dim)
+
+
+def interleave_key(spec: ModelSpec) -> Index:
+    """Order of the key rows in GGUF."""
+    return rope_interleave(spec.kv_heads, spec.head_dim)
+
+
+def _untied(spec: ModelSpec) -> bool:
+    return not spec.tied
+
+
+def _attention_bias(spec: ModelSpec) -> bool:
+    return spec.attention_bias
+
+
+def _mlp_bias(spec: ModelSpec) -> bool:
+    return spec.mlp_bias
+
+
+OUTER_ROWS = (
+    Row("model.embed_tokens.weight", "token_embd.weight", ("vocab", "hidden")),
+    Row("model.norm.weight", "output_norm.weight", ("hidden",)),
+    Row("lm_head.weight", "output.weight", ("vocab", "hidden"), required=_untied),
+)
+
+_HF = "model.layers.{layer}."
+_GGUF = "blk.{layer}."
+
+ATTENTION_ROWS = (
+    Row(_HF + "input_layernorm.weight", _GGUF + "attn_norm.weight", ("hidden",)),
+    Row(_HF + "self_attn.q_proj.weight", _GGUF + "attn_q.weight", ("query", "hidden"), interleave_query),
+    Row(_HF + "self_attn.k_proj.weight", _GGUF + "attn_k.weight", ("key_value", "hidden"), interleave_key),
+    Row(_HF + "self_attn.v_proj.weight", _GGUF + "attn_v.weight", ("key_value", "hidden")),
+    Row(_HF + "self_attn.o_proj.weight", _GGUF + "attn_output.weight", ("hidden", "query")),
+    Row(_HF + "post_attention_layernorm.weight", _GGUF + "ffn_norm.weight", ("hidden",)),
+)
+
+ATTENTION_BIAS_ROWS = (
+    Row(_HF + "self_attn.q_proj.bias", _GGUF + "attn_q.bias", ("query",), interleave_query, _attention_bias),
+    Row(_HF + "self_attn.k_proj.bias", _GGUF + "attn_k.bias", ("key_value",), interleave_key, _attention_bias),
+    Row(_HF + "self_attn.v_proj.bias", _GGUF + "attn_v.bias", ("key_value",), required=_attention_bias),
+    Row(_HF + "self_attn.o_proj.bias", _GGUF + "attn_output.bias", ("hidden",), required=_attention_bias),
+)
+
+MLP_ROWS = (
+    Row(_HF + "mlp.gate_proj.weight", _GGUF + "ffn_gate.weight", ("ffn", "hidden")),
+    Row(_HF + "mlp.up_proj.weight", _GGUF + "ffn_up.weight", ("ffn", "hidden")),
+    Row(_HF + "mlp.down_proj.weight", _GGUF + "ffn_down.weight", ("hidden", "ffn")),
+)
+
+MLP_BIAS_ROWS = (
+    Row(_HF + "mlp.gate_proj.bias", _GGUF + "ffn_gate.bias", ("ffn",), required=_mlp_bias),
+    Row(_HF + "mlp.up_proj.bias", _GGUF + "ffn_up.bias", ("ffn",), required=_mlp_bias),
+    Row(_HF + "mlp.down_proj.bias", _GGUF + "ffn_down.bias", ("hidden",), required=_mlp_bias),
+)
+
+DENSE_ROWS = OUTER_ROWS + ATTENTION_ROWS + MLP_ROWS
+
+ROTARY_TABLE = Drop("*.rotary_emb.inv_freq", "rotary frequencies follow from rope_theta")
+
+# What transformers assumes where config.json is silent (configuration_llama.py, configuration_mistral.py). Both classes fill
+# in head_dim, so the field's converters write it even where the file does not.
+LLAMA_DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "fills_head_dim": True}
+MISTRAL_DEFAULTS = {
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "fills_head_dim": True,
+}
+
+
+def _read_config(config: Config) -> ModelSpec:
+    defaults = MISTRAL_DEFAULTS if config.get("model_type") == "mistral" else LLAMA_DEFAULTS
+    return read_spec(config, defaults, family="llama", gguf_architecture="llama")
+
+
+FAMILY = Family(
+    name="llama",
+    classes=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"),
+    read_config=_read_config,
+    rows=DENSE_ROWS + ATTENTION_BIAS_ROWS + MLP_BIAS_ROWS,
+    drops=(ROTARY_TABLE,),
+)

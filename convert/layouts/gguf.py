@@ -1,0 +1,155 @@
+"""The GGUF layout: a model's spec as metadata, its tensors as targets, and the plan of a float file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from convert.checkpoint import Checkpoint
+from convert.families import family_named
+from convert.families.table import Target, gguf_targets
+from convert.metadata import Metadata, float32, string, uint32
+from convert.plan import Plan, lay_out
+from convert.rearrange import Rows
+from convert.spec import ModelSpec
+from convert.tensors import ArrayTensor
+from convert.types import BlockType
+
+# ggml.h, GGML_QNT_VERSION.
+QUANTIZATION_VERSION = 2
+
+FILE_TYPES = {BlockType.F32: 0, BlockType.F16: 1, BlockType.Q8_0: 7, BlockType.BF16: 32}
+"""`general.file_type` of the types that a conversion can write (llama.h, `llama_ftype`)."""
+
+
+def plan_conversion(checkpoint: Checkpoint, targets: Sequence[Target], kind: BlockType) -> Plan:
+    """The plan of a GGUF file whose matrices all have one type.
+
+    Args:
+        checkpoint: the source.
+        targets: its `model_targets`.
+        kind: F32, F16, BF16 or Q8_0; a matrix whose rows are not whole Q8_0 blocks becomes F16.
+    """
+    metadata = model_metadata(checkpoint, FILE_TYPES[kind])
+    return lay_out(metadata, [(target, _conversion_type(target, kind)) for target in targets])
+
+
+def source_type(targets: Sequence[Target]) -> BlockType:
+    """The type that a conversion writes when it is not told: the 16-bit type that the matrices have.
+
+    A float32 checkpoint becomes F16, as the field's converters have it.
+    """
+    first = next((target for target in targets if len(target.shape) > 1), None)
+    return BlockType.BF16 if first is not None and first.rows.dtype == "BF16" else BlockType.F16
+
+
+def model_targets(checkpoint: Checkpoint) -> list[Target]:
+    """Every tensor of the GGUF form, in the order of the source."""
+    spec = checkpoint.spec
+    targets = gguf_targets(family_named(spec.family), spec, checkpoint.tensors)
+    factors = rope_factors(spec)
+    if factors is None:
+        return targets
+    rows = Rows((ArrayTensor("rope_freqs.weight", factors),))
+    return [Target("rope_freqs.weight", factors.shape, rows), *targets]
+
+
+def stays_float32(target: Target) -> bool:
+    """Whether a tensor is F32 in every GGUF file: vectors, norms and the router of a mixture of experts."""
+    return (
+        len(target.shape) == 1
+        or target.name.endswith("_norm.weight")
+        or target.name.endswith("ffn_gate_inp.weight")
+        or not target.name.endswith(".weight")
+    )
+
+
+def _conversion_type(target: Target, kind: BlockType) -> BlockType:
+    if stays_float32(target):
+        return BlockType.F32
+    return kind if kind.fits(target.shape[-1]) else BlockType.F16
+
+
+def model_metadata(checkpoint: Checkpoint, file_type: int) -> Metadata:
+    """All key-value pairs of the file: provenance, hyperparameters, vocabulary."""
+    spec = checkpoint.spec
+    architecture = spec.gguf_architecture
+    metadata: Metadata = {"general.architecture": string(architecture), **checkpoint.provenance}
+    metadata |= {f"{architecture}.{key}": value for key, value in _hyperparameters(spec).items()}
+    metadata["general.file_type"] = uint32(file_type)
+    metadata["general.quantization_version"] = uint32(QUANTIZATION_VERSION)
+    return metadata | checkpoint.vocabulary().metadata()
+
+
+def _hyperparameters(spec: ModelSpec) -> Metadata:
+    """Keys without their architecture prefix, as llama.cpp's loader knows them (src/llama-arch.cpp, `LLM_KV_NAMES`)."""
+    metadata: Metadata = {
+        "block_count": uint32(spec.layers),
+        "context_length": uint32(spec.context),
+        "embedding_length": uint32(spec.hidden),
+        "feed_forward_length": uint32(spec.ffn),
+        "attention.head_count": uint32(spec.heads),
+        "attention.head_count_kv": uint32(spec.kv_heads),
+        **_rope(spec),
+        "attention.layer_norm_rms_epsilon": float32(spec.rms_norm_eps),
+    }
+    if spec.experts:
+        metadata["expert_count"] = uint32(spec.experts)
+        metadata["expert_used_count"] = uint32(spec.experts_per_token)
+    if spec.states_head_dim:
+        metadata["attention.key_length"] = uint32(spec.head_dim)
+        metadata["attention.value_length"] = uint32(spec.head_dim)
+    metadata["vocab_size"] = uint32(spec.vocab)
+    metadata["rope.dimension_count"] = uint32(spec.head_dim)
+    if spec.attention_temperature_scale is not None:
+        metadata["attention.temperature_scale"] = float32(spec.attention_temperature_scale)
+    return metadata
+
+
+def _rope(spec: ModelSpec) -> Metadata:
+    rope = spec.rope
+    metadata: Metadata = {}
+    if rope.type in ("linear", "yarn"):
+        metadata["rope.scaling.type"] = string(rope.type)
+        metadata["rope.scaling.factor"] = float32(rope.factor or 1.0)
+    if rope.type == "yarn":
+        metadata["rope.scaling.original_context_length"] = uint32(rope.original_context or 0)
+        optional = {
+            "yarn_ext_factor": rope.extrapolation_factor,
+            "yarn_attn_factor": rope.attention_factor,
+            "yarn_beta_fast": rope.beta_fast,
+            "yarn_beta_slow": rope.beta_slow,
+            # Only mistral3's graph in llama.cpp reads the multiplier; the others take their attention factor from the factor.
+            "yarn_log_multiplier": rope.mscale_all_dim if spec.attention_temperature_scale is not None else None,
+        }
+        metadata |= {f"rope.scaling.{key}": float32(value) for key, value in optional.items() if value is not None}
+    metadata["rope.freq_base"] = float32(rope.theta)
+    return metadata
+
+
+def rope_factors(spec: ModelSpec) -> np.ndarray | None:
+    """Llama 3's divisor of each rotary frequency, float32 (head_dim / 2,); None for every other kind of scaling.
+
+    Source: `_compute_llama3_parameters` of transformers (modeling_rope_utils.py): short wavelengths stay, long ones are divided
+    by the factor, those between are blended.
+    """
+    rope = spec.rope
+    if rope.type != "llama3" or rope.factor is None or rope.original_context is None:
+        return None
+    exponents = np.arange(0, spec.head_dim, 2, dtype=np.float32) / np.float32(spec.head_dim)
+    frequencies = 1.0 / np.float32(rope.theta) ** exponents
+    factors = []
+    for frequency in frequencies.astype(np.float32):
+        wavelength = np.float32(2 * math.pi) / frequency
+        if wavelength < rope.original_context / rope.high_freq_factor:
+            factors.append(1.0)
+        elif wavelength > rope.original_context / rope.low_freq_factor:
+            factors.append(rope.factor)
+        else:
+            smooth = (rope.original_context / wavelength - rope.low_freq_factor) / (
+                rope.high_freq_factor - rope.low_freq_factor
+            )
+            factors.append(1 / ((1 - smooth) / rope.factor + smooth))
+    return np.array(factors, np.float32)

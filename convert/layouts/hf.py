@@ -1,0 +1,185 @@
+"""The Hugging Face layout: a folder with config.json, safetensors shards and a tokenizer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from convert.checkpoint import Checkpoint
+from convert.errors import FormatError, MappingError, SourceError
+from convert.families import family_of_class
+from convert.families.table import Cut, Family, dropped
+from convert.layouts.safetensors import read_tensors
+from convert.provenance import read_provenance
+from convert.spec import ModelSpec
+from convert.tensors import FLOAT_DTYPES, FileTensor
+from convert.tokenizer import Vocabulary, read_vocabulary
+
+_INDEX = "model.safetensors.index.json"
+
+
+def open_hf(folder: Path) -> Checkpoint:
+    """Open a Hugging Face folder. Only headers and configuration are read.
+
+    Raises:
+        SourceError: files are missing, truncated or contradict each other.
+        FormatError: a file breaks its format's rules.
+        MappingError: the architecture is not supported, or a tensor has no place in its family.
+    """
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: no such folder", "give the folder that holds config.json and the weights")
+    config = read_json(folder / "config.json")
+    family = family_of_class(_architecture(config))
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "unknown")
+        raise SourceError(
+            f"config.json: the weights are quantized already ({method})",
+            "start from the 16-bit checkpoint, or dequantize it with transformers first",
+        )
+    spec = family.read_config(config)
+    tensors, reasons = _canonical(family, spec, _stored(folder))
+
+    def vocabulary() -> Vocabulary:
+        return read_vocabulary(folder, spec.vocab)
+
+    return Checkpoint(
+        path=folder,
+        spec=spec,
+        tensors=tensors,
+        vocabulary=vocabulary,
+        provenance=read_provenance(folder, config, tensors.values(), spec),
+        notes=(*_left_out(reasons), *_not_carried(spec)),
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        SourceError: the file is not there.
+        FormatError: it holds no JSON object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SourceError(
+            f"{path}: no such file", "give the folder of a Hugging Face checkpoint, with config.json in it"
+        ) from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise FormatError(f"{path.name}: no JSON ({error})", "download the file again") from error
+    if not isinstance(data, dict):
+        raise FormatError(f"{path.name}: no JSON object", "download the file again")
+    return data
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise SourceError(
+            "config.json: architectures is missing", "add the transformers class of the model, such as MistralForCausalLM"
+        )
+    return names[0]
+
+
+def _stored(folder: Path) -> list[FileTensor]:
+    """Every tensor on disk, in the order that the field's converters keep: files by name, then the header's order."""
+    index = folder / _INDEX
+    weight_map = _read_weight_map(index) if index.is_file() else None
+    shards = sorted(folder.glob("model*.safetensors") if weight_map is None else map(folder.joinpath, set(weight_map.values())))
+    if not shards:
+        pickled = any(folder.glob("pytorch_model*.bin"))
+        hint = "save it as safetensors first: .bin files can run code" if pickled else "download the weights"
+        raise SourceError(f"{folder}: no model*.safetensors", hint)
+    stored = [tensor for number, path in enumerate(shards) for tensor in read_tensors(path, number)]
+    if weight_map is not None:
+        _check_index(weight_map, stored)
+    return stored
+
+
+def _read_weight_map(index: Path) -> dict[str, str]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise FormatError(f"{index.name}: weight_map is missing or no table of file names", "download it again")
+    for name in set(weight_map.values()):
+        # A link to a blob elsewhere is how the Hub's cache stores files; a path in the index is an attack.
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise SourceError(f"{index.name}: {name!r} is outside the folder", "do not use this checkpoint")
+    return weight_map
+
+
+def _check_index(weight_map: Mapping[str, str], stored: Iterable[FileTensor]) -> None:
+    found = {tensor.name: tensor.file.path.name for tensor in stored}
+    hint = "the shards and the index belong to different uploads; download them again"
+    for name, shard in weight_map.items():
+        if found.get(name) != shard:
+            raise SourceError(f"{_INDEX}: {name} should be in {shard}, which does not have it", hint)
+    for name, shard in found.items():
+        if name not in weight_map:
+            raise SourceError(f"{shard}: {name} is not in {_INDEX}", hint)
+
+
+def _canonical(
+    family: Family, spec: ModelSpec, stored: Iterable[FileTensor]
+) -> tuple[dict[str, FileTensor], dict[str, int]]:
+    """Tensors by canonical name, and how many were dropped for each reason."""
+    tensors: dict[str, FileTensor] = {}
+    reasons: dict[str, int] = {}
+    for tensor in stored:
+        reason = dropped(family, tensor.name)
+        if reason is not None:
+            reasons[reason] = reasons.get(reason, 0) + 1
+            continue
+        # Models with a vision part keep their text model under this prefix.
+        name = tensor.name.replace("language_model.", "", 1)
+        for part in _cut(family, spec, name, tensor):
+            if part.name in tensors:
+                raise SourceError(f"tensor {part.name} is stored twice", "remove one of the shards that hold it")
+            if part.dtype not in FLOAT_DTYPES:
+                raise SourceError(
+                    f"tensor {tensor.name} has type {part.dtype}, which cannot be carried",
+                    f"supported: {', '.join(FLOAT_DTYPES)}; dequantize or cast the checkpoint first",
+                )
+            tensors[part.name] = part
+    return tensors, reasons
+
+
+def _cut(family: Family, spec: ModelSpec, name: str, tensor: FileTensor) -> list[FileTensor]:
+    for cut in family.cuts:
+        match = re.fullmatch(re.escape(cut.stored).replace(r"\{layer\}", r"(\d+)"), name)
+        if match:
+            return _cut_experts(cut, spec, int(match[1]), tensor)
+    return [tensor.slice_rows(name, 0, tensor.shape)]
+
+
+def _cut_experts(cut: Cut, spec: ModelSpec, layer: int, tensor: FileTensor) -> list[FileTensor]:
+    heights = [spec.dimension(axis) for _, axis in cut.parts]
+    stacked = "{expert}" in cut.parts[0][0]
+    expected = (spec.experts, sum(heights)) if stacked else (sum(heights),)
+    if tensor.shape[:-1] != expected:
+        raise MappingError(
+            f"tensor {tensor.name} has shape {list(tensor.shape)}, but config.json makes it {[*expected, '...']}",
+            "check num_local_experts and intermediate_size in config.json against the weights",
+        )
+    parts = []
+    start = 0
+    for expert in range(spec.experts if stacked else 1):
+        for (part, _), height in zip(cut.parts, heights, strict=True):
+            name = part.format(layer=layer, expert=expert)
+            parts.append(tensor.slice_rows(name, start, (height, tensor.shape[-1])))
+            start += height
+    return parts
+
+
+def _left_out(reasons: Mapping[str, int]) -> Iterable[str]:
+    return (f"left out {count} tensor{'s'[: count != 1]}: {reason}" for reason, count in reasons.items())
+
+
+def _not_carried(spec: ModelSpec) -> Iterable[str]:
+    if spec.sliding_window is not None and spec.sliding_window < spec.context:
+        yield (
+            f"sliding-window attention ({spec.sliding_window} tokens) has no place in this GGUF architecture: "
+            "llama.cpp attends to the whole context"
+        )

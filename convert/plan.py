@@ -1,0 +1,122 @@
+"""A plan: what a file will hold, byte for byte, before a single weight has been read.
+
+A plan is a value. It prints, compares and serialises; the dry run, the progress bar, the check for free disk and the reports all
+read the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from convert.families.table import Target
+from convert.layouts.gguf_file import DEFAULT_ALIGNMENT, TensorInfo, encode_header, padded
+from convert.metadata import Metadata
+from convert.types import BlockType
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One tensor of the output: what it is, the type it gets, and where in the file its data starts."""
+
+    target: Target
+    type: BlockType
+    offset: int
+
+    @property
+    def info(self) -> TensorInfo:
+        """What the header says of it; its offset there counts from the start of the data."""
+        return TensorInfo(self.target.name, self.target.shape, self.type, self.offset)
+
+    @property
+    def row_bytes(self) -> int:
+        """Encoded bytes of one row; a vector counts as rows of one value."""
+        return self.info.size // self.target.rows.count
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A GGUF file that is not written yet.
+
+    Attributes:
+        metadata: key-value pairs in the order of the file.
+        tensors: tensors in the order of the file; offsets count from the start of the data.
+        alignment: bytes that every tensor's start is a multiple of.
+    """
+
+    metadata: Metadata
+    tensors: tuple[PlannedTensor, ...]
+    alignment: int = DEFAULT_ALIGNMENT
+
+    @cached_property
+    def header(self) -> bytes:
+        """All bytes before the data."""
+        return encode_header(self.metadata, [tensor.info for tensor in self.tensors], self.alignment)
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        last = self.tensors[-1].info if self.tensors else None
+        return len(self.header) + (padded(last.offset + last.size, self.alignment) if last else 0)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(_weights(tensor) for tensor in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of tensor data for each weight."""
+        return 8 * sum(tensor.info.size for tensor in self.tensors) / self.parameters
+
+    @property
+    def type_counts(self) -> dict[str, int]:
+        """How many tensors have each type, most frequent first."""
+        counts: dict[str, int] = {}
+        for tensor in self.tensors:
+            counts[tensor.type.name] = counts.get(tensor.type.name, 0) + 1
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the header: equal plans write equal files from equal weights."""
+        return hashlib.sha256(self.header).hexdigest()
+
+    def describe_tensors(self) -> list[dict[str, Any]]:
+        """One JSON-ready object a tensor: name, shape, type, bytes."""
+        return [
+            {
+                "name": tensor.target.name,
+                "shape": list(tensor.target.shape),
+                "type": tensor.type.name,
+                "bytes": tensor.info.size,
+            }
+            for tensor in self.tensors
+        ]
+
+
+def lay_out(
+    metadata: Metadata, typed: Sequence[tuple[Target, BlockType]], alignment: int = DEFAULT_ALIGNMENT
+) -> Plan:
+    """Give every tensor its place in the file, in the order given.
+
+    Raises:
+        QuantizationError: a row is not whole blocks of its type.
+    """
+    tensors = []
+    offset = 0
+    for target, kind in typed:
+        tensor = PlannedTensor(target, kind, offset)
+        tensors.append(tensor)
+        offset += padded(tensor.info.size, alignment)
+    return Plan(metadata, tuple(tensors), alignment)
+
+
+def _weights(tensor: PlannedTensor) -> int:
+    count = 1
+    for axis in tensor.target.shape:
+        count *= axis
+    return count

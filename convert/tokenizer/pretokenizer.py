@@ -1,0 +1,101 @@
+"""Which of llama.cpp's pre-tokenizers does what a tokenizer.json says.
+
+llama.cpp knows pre-tokenizers by name (`tokenizer.ggml.pre`). Its converter finds the name by hashing the ids of one text,
+so that a vocabulary it has not seen fails, and two that cut this one text alike are taken for one another: it calls every
+Tekken tokenizer.json whose post-processor adds no `<s>` 'pixtral', which splits text by the rules of Llama 3. Here the
+name follows from what the tokenizer does, its regular expressions. These are quoted in llama.cpp, src/llama-vocab.cpp
+(`llm_tokenizer_bpe`), beside the equivalents that it runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from convert.errors import FormatError, SourceError
+from convert.tokenizer.documents import member
+
+_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_CASED = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+{0}"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*{0}"
+)
+
+_TEKKEN = _CASED.replace("{0}", "") + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES
+_LLAMA_3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES
+_LLAMA_4 = _CASED.replace("{0}", _CONTRACTIONS + "?") + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES
+_QWEN_2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES
+
+# The steps before the text becomes bytes. The expression of GPT-2 is built into the ByteLevel step itself.
+_GPT_2 = "GPT-2"
+_DIGITS = "single digits"
+_NAMES = {
+    (_TEKKEN,): "tekken",
+    (_LLAMA_3,): "llama-bpe",
+    (_LLAMA_4,): "llama4",
+    (_QWEN_2,): "qwen2",
+    (_GPT_2,): "gpt-2",
+    (_DIGITS, _GPT_2): "smollm",
+}
+# Those for which llama.cpp takes a word that is a token as it is, without merging (`ignore_merges`).
+TAKES_WHOLE_WORDS = frozenset({"tekken", "llama-bpe"})
+
+
+def name_pre_tokenizer(tokenizer: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """llama.cpp's name for the pre-tokenizer of a byte-level tokenizer.json, and notes on what it does differently.
+
+    Raises:
+        SourceError: llama.cpp has no pre-tokenizer that does the same, as far as known here.
+        FormatError: a damaged file.
+    """
+    steps = _steps(member("tokenizer.json", tokenizer, "pre_tokenizer", dict))
+    if not steps or steps[-1].get("type") != "ByteLevel":
+        raise _unknown(steps)
+    *splits, byte_level = steps
+    cuts = [_cut(step) for step in splits]
+    if byte_level.get("use_regex", True):
+        cuts.append(_GPT_2)
+    name = _NAMES.get(tuple(cuts))
+    if name is None:
+        raise _unknown(steps)
+    notes = []
+    if byte_level.get("add_prefix_space"):
+        notes.append("tokenizer.json puts a space before a text; llama.cpp does not")
+    if tokenizer.get("normalizer") is not None:
+        notes.append("tokenizer.json normalizes text before splitting it; llama.cpp does not")
+    return name, tuple(notes)
+
+
+def _steps(pre_tokenizer: dict[str, Any]) -> list[dict[str, Any]]:
+    steps = pre_tokenizer.get("pretokenizers") if pre_tokenizer.get("type") == "Sequence" else [pre_tokenizer]
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise FormatError("tokenizer.json: 'pre_tokenizer' is no list of steps", "fetch the file again, it is damaged")
+    return steps
+
+
+def _cut(step: dict[str, Any]) -> str:
+    """What a step cuts at: its regular expression, or a name of ours."""
+    if step.get("type") == "Digits" and step.get("individual_digits"):
+        return _DIGITS
+    pattern = step.get("pattern")
+    # Every expression known here matches all of a text, so keeping its matches apart and dropping what is between
+    # them are the same.
+    whole = (step.get("behavior"), bool(step.get("invert"))) in {("Isolated", False), ("Removed", True)}
+    if step.get("type") == "Split" and isinstance(pattern, dict) and isinstance(pattern.get("Regex"), str) and whole:
+        return pattern["Regex"]
+    return repr(step)
+
+
+def _unknown(steps: list[dict[str, Any]]) -> SourceError:
+    shown = ", then ".join(_describe(step) for step in steps) or "nothing"
+    return SourceError(
+        f"tokenizer.json: no pre-tokenizer of llama.cpp is known to do {shown}",
+        "supported are those of Tekken, Llama 3, Llama 4, Qwen 2, GPT-2 and SmolLM: "
+        "compare pre_tokenizer with that of such a model",
+    )
+
+
+def _describe(step: dict[str, Any]) -> str:
+    pattern = step.get("pattern")
+    text = next(iter(pattern.values()), None) if isinstance(pattern, dict) else None
+    return f"{step.get('type')}" + (f" {text!r}" if text is not None else "")

@@ -1,0 +1,168 @@
+"""A SentencePiece file (`tokenizer.model`) as a vocabulary.
+
+The file is one protocol buffer message, `ModelProto` of sentencepiece (src/sentencepiece_model.proto); the few fields that
+matter here are read from the wire format directly, so that a damaged file is an error and no more.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from convert.errors import FormatError, SourceError
+from convert.tokenizer.added import AddedToken, read_added_tokens
+from convert.tokenizer.documents import read_object_if_any
+from convert.tokenizer.special import read_special
+from convert.tokenizer.template import read_chat_templates
+from convert.tokenizer.vocabulary import TokenType, Vocabulary, check_token_id, unused_token
+
+_UNUSED_SCORE = -10000.0
+_ADDED_SCORE = -1000.0
+# `TrainerSpec.ModelType`
+_BPE = 2
+
+
+@dataclass
+class _Model:
+    """The fields of `ModelProto` that matter, with the defaults of the proto file."""
+
+    pieces: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    types: list[TokenType] = field(default_factory=list)
+    model_type: int = 1
+    adds_space_prefix: bool = True
+    removes_extra_spaces: bool = True
+    normalizes: bool = False
+
+
+def read_sentencepiece(path: Path, vocab_size: int) -> Vocabulary:
+    """The vocabulary in a SentencePiece BPE file, with the tokens that the files beside it add.
+
+    Pieces, scores and types equal those of llama.cpp's converter (conversion/base.py, `_create_vocab_sentencepiece`), but
+    for user-defined symbols: it makes them normal tokens, which llama.cpp then does not find in a text as SentencePiece
+    does. Ours keeps their type.
+
+    Raises:
+        SourceError: the file cannot be read, or is no BPE model.
+        FormatError: it is damaged, or a token has an id outside the embedding matrix.
+    """
+    folder = path.parent
+    model = _read_model(path)
+    if model.model_type != _BPE:
+        raise SourceError(
+            f"{path.name}: not a BPE model", "llama.cpp cuts text for this model family by BPE only; use a BPE tokenizer"
+        )
+    if len(model.pieces) > vocab_size:
+        check_token_id(path.name, model.pieces[-1], len(model.pieces) - 1, vocab_size)
+    missing = range(len(model.pieces), vocab_size)
+    tokens = model.pieces + [unused_token(token_id) for token_id in missing]
+    scores = model.scores + [_UNUSED_SCORE] * len(missing)
+    types = model.types + [TokenType.UNUSED] * len(missing)
+    for token in _added_tokens(folder, vocab_size):
+        tokens[token.id], types[token.id] = token.text, token.type
+        scores[token.id] = _ADDED_SCORE
+
+    special_ids, add_special = read_special(folder, read_object_if_any(folder / "tokenizer.json"))
+    add_space_prefix = read_object_if_any(folder / "tokenizer_config.json").get("add_prefix_space")
+    if not isinstance(add_space_prefix, bool):
+        add_space_prefix = None if model.adds_space_prefix else False
+    return Vocabulary(
+        source=path.name,
+        model="llama",
+        pre="default",
+        tokens=tokens,
+        types=types,
+        scores=scores,
+        special_ids=special_ids,
+        add_special=add_special,
+        add_space_prefix=add_space_prefix,
+        chat_templates=read_chat_templates(folder),
+        notes=_notes(path.name, model),
+    )
+
+
+def _added_tokens(folder: Path, vocab_size: int) -> Iterator[AddedToken]:
+    for text, token_id in read_object_if_any(folder / "added_tokens.json").items():
+        check_token_id("added_tokens.json", text, token_id, vocab_size)
+        yield AddedToken(token_id, text, TokenType.USER_DEFINED)
+    yield from read_added_tokens(folder, vocab_size)
+
+
+def _notes(name: str, model: _Model) -> tuple[str, ...]:
+    """What SentencePiece does to a text before cutting it and llama.cpp does not."""
+    notes = []
+    if model.normalizes:
+        notes.append(f"{name} normalizes text (such as full-width letters) before cutting it; llama.cpp does not")
+    if model.removes_extra_spaces:
+        notes.append(f"{name} removes repeated spaces before cutting text; llama.cpp does not")
+    return tuple(notes)
+
+
+def _read_model(path: Path) -> _Model:
+    model = _Model()
+    try:
+        for number, value in _fields(path.read_bytes()):
+            if number == 1:
+                _read_piece(model, dict(_fields(value)))
+            elif number == 2:
+                model.model_type = dict(_fields(value)).get(3, 1)
+            elif number == 3:
+                normalizer = dict(_fields(value))
+                model.normalizes = bool(normalizer.get(2))
+                model.adds_space_prefix = bool(normalizer.get(3, True))
+                model.removes_extra_spaces = bool(normalizer.get(4, True))
+    except OSError as error:
+        raise SourceError(f"{path.name}: {error.strerror}", "check that the file can be read") from error
+    except (ValueError, TypeError, AttributeError, IndexError, struct.error) as error:
+        raise FormatError(f"{path.name}: not a SentencePiece model", "fetch the file again, it is damaged") from error
+    if not model.pieces:
+        raise FormatError(f"{path.name}: holds no tokens", "fetch the file again, it is cut or damaged")
+    return model
+
+
+def _read_piece(model: _Model, piece: dict[int, Any]) -> None:
+    """One `SentencePiece` message. Its types have the numbers of llama.cpp's."""
+    kind = TokenType(piece.get(3, TokenType.NORMAL))
+    text = piece[1].decode("utf-8")
+    # llama.cpp looks for user-defined tokens in the text as it stands, before spaces are marked.
+    model.pieces.append(text.replace("\u2581", " ") if kind is TokenType.USER_DEFINED else text)
+    model.scores.append(struct.unpack("<f", piece[2])[0] if 2 in piece else 0.0)
+    model.types.append(kind)
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """Number and value of each field: int for a varint, bytes for the rest (protobuf.dev/programming-guides/encoding)."""
+    position = 0
+    while position < len(message):
+        key, position = _varint(message, position)
+        wire = key & 7
+        value: int | bytes
+        if wire == 0:
+            value, position = _varint(message, position)
+        else:
+            if wire == 2:
+                size, position = _varint(message, position)
+            elif wire in (1, 5):
+                size = 8 if wire == 1 else 4
+            else:
+                raise ValueError(f"wire type {wire}")
+            value = message[position : position + size]
+            position += size
+            if position > len(message):
+                raise ValueError("a field ends after the message")
+        yield key >> 3, value
+
+
+def _varint(message: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[position]
+        value |= (byte & 127) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 128:
+            return value, position
+        if shift > 63:
+            raise ValueError("a number is longer than 64 bits")

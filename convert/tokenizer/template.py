@@ -1,0 +1,49 @@
+"""The chat template, as Jinja, from wherever a checkpoint keeps it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from convert.errors import FormatError
+from convert.tokenizer.documents import read_object_if_any, read_text
+
+
+def read_chat_templates(folder: Path) -> dict[str, str]:
+    """The templates of a checkpoint by name, 'default' being the one to use unasked; empty where there are none.
+
+    The order is that of transformers: `chat_template.jinja` (with `additional_chat_templates/NAME.jinja`), the
+    `chat_template` of tokenizer_config.json, `chat_template.json`.
+
+    Raises:
+        FormatError: a template that is neither a text nor a list of named texts.
+    """
+    if (folder / "chat_template.jinja").is_file():
+        templates = {"default": read_text(folder / "chat_template.jinja")}
+        for path in sorted(folder.glob("additional_chat_templates/*.jinja")):
+            templates[_plain(path.stem)] = read_text(path)
+        return templates
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        content = read_object_if_any(folder / name).get("chat_template")
+        if content is not None:
+            return _by_name(name, content)
+    return {}
+
+
+def _by_name(source: str, content: object) -> dict[str, str]:
+    if isinstance(content, str):
+        return {"default": content}
+    if isinstance(content, list) and all(
+        isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
+        for entry in content
+    ):
+        return {_plain(entry["name"]): entry["template"] for entry in content}
+    raise FormatError(
+        f"{source}: 'chat_template' is neither a text nor a list of named texts",
+        "write the template to chat_template.jinja, which is looked at first",
+    )
+
+
+def _plain(name: str) -> str:
+    """The name as part of a metadata key."""
+    return re.sub(r"[^0-9A-Za-z]", "_", name)
