@@ -98,7 +98,9 @@ def _print_plan(plan: Plan, path: Path, dry_run: bool) -> None:
             ),
         )
     verb = "would write" if dry_run else "wrote"
-    click.echo(f"{verb} {path}: {plan.size} bytes ({format_bytes(plan.size)}), {plan.bits_per_weight:.2f} bits per weight")
+    click.echo(
+        f"{verb} {path}: {plan.size} bytes ({format_bytes(plan.size)}), {plan.bits_per_weight:.2f} bits per weight"
+    )
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
-"""Encodings that a conversion needs: the float types, and Q8_0. Only here, and in `quantize`, is a value ever touched."""
+"""Encodings that a conversion needs: the float types, and Q8_0. Only here, and in `quantize`, is a value ever
+touched."""
 
 from __future__ import annotations
 
@@ -31,13 +32,12 @@ def encode_floats(
     """
     encoded = {kind: encode(kind, rows) for kind in kinds}
     for kind, blocks in encoded.items():
-        if kind in (BlockType.F16, BlockType.BF16):
-            bad = _not_finite(blocks.view(FLOAT_DTYPES[kind.name]))
-            if bad is not None:
-                raise QuantizationError(
-                    f"tensor {target.name} has a weight too large for {kind.name} at row {first_row + bad[0]}, column {bad[1]}",
-                    "choose --outtype f32 or bf16",
-                )
+        bad = find_not_finite(blocks.view(FLOAT_DTYPES[kind.name])) if kind.name in FLOAT_DTYPES else None
+        if bad is not None:
+            raise QuantizationError(
+                f"{target.place(first_row + bad[0], bad[1])} is too large for {kind.name}",
+                "choose --outtype f32 or bf16",
+            )
     return encoded
 
 
@@ -51,7 +51,7 @@ def encode(kind: BlockType, rows: np.ndarray) -> np.ndarray:
     Returns:
         uint8 (n, bytes of a row). Bytes pass through untouched where the type is already the wanted one.
     """
-    if kind is BlockType.BF16 and rows.dtype == np.uint16 or kind is BlockType.F16 and rows.dtype == np.float16:
+    if (kind is BlockType.BF16 and rows.dtype == np.uint16) or (kind is BlockType.F16 and rows.dtype == np.float16):
         return rows.view(np.uint8)
     values = widen(rows)
     if kind is BlockType.F32:
@@ -67,22 +67,22 @@ def encode(kind: BlockType, rows: np.ndarray) -> np.ndarray:
     return np.asarray(quantize(values, GGMLQuantizationType[kind.name]))
 
 
-def check_finite(rows: np.ndarray, tensor: str, first_row: int) -> None:
+def check_finite(target: Target, rows: np.ndarray, first_row: int) -> None:
     """Refuse NaN and infinity, which no later step survives.
 
     Raises:
-        SourceError: names the tensor, row and column of the first one.
+        SourceError: names the source's tensor, row and column of the first one.
     """
-    bad = _not_finite(rows)
+    bad = find_not_finite(rows)
     if bad is not None:
-        row, column = bad
         raise SourceError(
-            f"tensor {tensor} has a value that is not finite at row {first_row + row}, column {column}",
-            "the checkpoint is damaged or the training diverged; get another one",
+            f"{target.place(first_row + bad[0], bad[1])} is {float(widen(rows)[bad])}",
+            "the checkpoint is damaged or its training diverged; get another one",
         )
 
 
-def _not_finite(rows: np.ndarray) -> tuple[int, int] | None:
+def find_not_finite(rows: np.ndarray) -> tuple[int, int] | None:
+    """Row and column of the first NaN or infinity in rows as stored, or None."""
     if rows.dtype == np.uint16:
         # All exponent bits set; a maximum is much cheaper than a mask over every value.
         if rows.size == 0 or int((rows & np.uint16(0x7FFF)).max()) < _BF16_EXPONENT:

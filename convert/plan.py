@@ -1,7 +1,7 @@
 """A plan: what a file will hold, byte for byte, before a single weight has been read.
 
-A plan is a value. It prints, compares and serialises; the dry run, the progress bar, the check for free disk and the reports all
-read the same one.
+A plan is a value. It prints, compares and serialises; the dry run, the progress bar, the check for free disk and the
+reports all read the same one.
 """
 
 from __future__ import annotations
@@ -98,9 +98,7 @@ class Plan:
         ]
 
 
-def lay_out(
-    metadata: Metadata, typed: Sequence[tuple[Target, BlockType]], alignment: int = DEFAULT_ALIGNMENT
-) -> Plan:
+def lay_out(metadata: Metadata, typed: Sequence[tuple[Target, BlockType]], alignment: int = DEFAULT_ALIGNMENT) -> Plan:
     """Give every tensor its place in the file, in the order given.
 
     Raises:

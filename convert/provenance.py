@@ -1,6 +1,8 @@
-"""Where a model comes from, as `general.*` and `mconv.*` metadata: from its card and configuration, never from a clock or a path.
+"""Where a model comes from, as `general.*` and `mconv.*` metadata: from its card and configuration, never from a
+clock or a path.
 
-The keys are those of the GGUF specification (ggml docs/gguf.md, "General metadata"). A source revision has no standard key.
+The keys are those of the GGUF specification (ggml docs/gguf.md, "General metadata"). A source revision has no standard
+key.
 """
 
 from __future__ import annotations
@@ -28,14 +30,12 @@ _SAMPLING = {
 }
 
 
-def read_provenance(
-    folder: Path, config: Mapping[str, Any], tensors: Iterable[Tensor], spec: ModelSpec
-) -> Metadata:
+def read_provenance(folder: Path, config: Mapping[str, Any], tensors: Iterable[Tensor], spec: ModelSpec) -> Metadata:
     """What is known of a Hugging Face folder.
 
     Returns:
-        `general.name`, `basename`, `finetune`, `version`, `size_label`, licence, languages, tags and base models from the card;
-        `general.sampling.*` from generation_config.json; `mconv.version` and `mconv.source.revision`.
+        `general.name`, `basename`, `finetune`, `version`, `size_label`, licence, languages, tags and base models from
+        the card; `general.sampling.*` from generation_config.json; `mconv.version` and `mconv.source.revision`.
     """
     card = _read_card(folder)
     name = _model_name(folder, config, card)
@@ -87,7 +87,9 @@ def size_label(tensors: Iterable[Tensor], spec: ModelSpec) -> str:
 def _rounded(count: int) -> str:
     """At least two digits: 7.2B, 24B, 1.1B, 350M."""
     scaled, unit = next(
-        (count / size, unit) for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"), (1, "")) if count >= size
+        (count / size, unit)
+        for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"), (1, ""))
+        if count >= size
     )
     return f"{scaled:.1f}{unit}" if scaled < 10 else f"{scaled:.0f}{unit}"
 

@@ -1,11 +1,12 @@
 """Rows, and the named arrangements of rows: all that ever separates two layouts of one model.
 
-Row `r` of a target is row `index[r]` of its concatenated sources; no index means as they stand. A value is never touched, so
-every arrangement is undone exactly by `invert`.
+Row `r` of a target is row `index[r]` of its concatenated sources; no index means as they stand. A value is never
+touched, so every arrangement is undone exactly by `invert`.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -24,8 +25,8 @@ _READ_THROUGH_ROWS = 256
 def rope_interleave(heads: int, head_dim: int) -> np.ndarray:
     """Rows of Q or K from Hugging Face's half-split rotary order to GGUF's interleaved one.
 
-    transformers rotates value i with value i + head_dim/2; llama.cpp's `llama` architectures rotate neighbours 2i and 2i+1.
-    Within each head, target row 2i + s is source row s * head_dim/2 + i.
+    transformers rotates value i with value i + head_dim/2; llama.cpp's `llama` architectures rotate neighbours 2i and
+    2i+1. Within each head, target row 2i + s is source row s * head_dim/2 + i.
 
     Returns:
         int64 index of heads * head_dim rows.
@@ -72,10 +73,14 @@ class Rows:
         order = np.argsort(wanted, kind="stable")
         ascending = wanted[order]
         cuts = np.flatnonzero(np.diff(ascending) > _READ_THROUGH_ROWS) + 1
-        runs = [
-            self._span(int(run[0]), int(run[-1]) + 1)[run - run[0]] for run in np.split(ascending, cuts)
-        ]
+        runs = [self._span(int(run[0]), int(run[-1]) + 1)[run - run[0]] for run in np.split(ascending, cuts)]
         return np.concatenate(runs)[invert(order)]
+
+    def locate(self, row: int) -> tuple[Tensor, int]:
+        """The source of a target row, and its row there."""
+        place = row if self.index is None else int(self.index[row])
+        found = bisect_right(self._starts(), place) - 1
+        return self.sources[found], place - self._starts()[found]
 
     def _span(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop) of the concatenated sources."""

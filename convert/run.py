@@ -1,7 +1,8 @@
 """The executor: carries out plans. Reads each row range once, encodes it for every output, writes it at its place.
 
-Memory is bounded by a few chunks a thread, whatever the model. Each output grows as NAME.partial in its own folder; only when all
-outputs are whole and synced do they get their names, so a failed or interrupted run leaves no file that looks whole.
+Memory is bounded by a few chunks a thread, whatever the model. Each output grows as NAME.partial in its own folder;
+only when all outputs are whole and synced do they get their names, so a failed or interrupted run leaves no file that
+looks whole.
 """
 
 from __future__ import annotations
@@ -166,14 +167,14 @@ class _Worker:
             return 0
         rows = job.target.rows.read(job.start, job.stop)
         if rows.dtype != np.uint8:
-            check_finite(rows, job.target.name, job.start)
+            check_finite(job.target, rows, job.start)
         # Outputs that agree on the type of this tensor share its blocks.
         kinds = {tensor.type for _, tensor in job.destinations}
         encoded = self._encode(job.target, kinds, rows, job.start)
         for place, tensor in job.destinations:
             blocks = encoded[tensor.type]
             offset = self._starts[place] + tensor.offset + job.start * tensor.row_bytes
-            _write(self._handles[place], memoryview(blocks).cast("B"), offset)
+            _write(self._handles[place], blocks.data.cast("B"), offset)
         return job.size
 
 

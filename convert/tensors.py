@@ -6,13 +6,17 @@ import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from convert.errors import SourceError
 
-FLOAT_DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(np.uint16)}
+FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(np.uint16),
+}
 """Storage of each float type in numpy. bfloat16 has no numpy type: its bits travel as uint16."""
 
 
@@ -91,7 +95,7 @@ class FileTensor:
         storage = FLOAT_DTYPES.get(self.dtype)
         width = self.row_bytes if storage is None else self.row_bytes // storage.itemsize
         rows = np.empty((stop - start, width), np.uint8 if storage is None else storage)
-        self.file.read_into(memoryview(rows).cast("B"), self.offset + start * self.row_bytes)
+        self.file.read_into(rows.data.cast("B"), self.offset + start * self.row_bytes)
         return rows
 
     def slice_rows(self, name: str, start: int, shape: tuple[int, ...]) -> FileTensor:

@@ -17,7 +17,8 @@ def read_spec(config: Config, defaults: Config, *, family: str, gguf_architectur
     """Build a spec from the text configuration of a checkpoint.
 
     Args:
-        config: the text part of config.json, with `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`.
+        config: the text part of config.json, with `rope_parameters` (transformers 5) or `rope_theta` and
+            `rope_scaling`.
         defaults: what the transformers configuration class assumes where the file is silent.
 
     Raises:

@@ -71,8 +71,8 @@ DENSE_ROWS = OUTER_ROWS + ATTENTION_ROWS + MLP_ROWS
 
 ROTARY_TABLE = Drop("*.rotary_emb.inv_freq", "rotary frequencies follow from rope_theta")
 
-# What transformers assumes where config.json is silent (configuration_llama.py, configuration_mistral.py). Both classes fill
-# in head_dim, so the field's converters write it even where the file does not.
+# What transformers assumes where config.json is silent (configuration_llama.py, configuration_mistral.py). Both classes
+# fill in head_dim, so the field's converters write it even where the file does not.
 LLAMA_DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "fills_head_dim": True}
 MISTRAL_DEFAULTS = {
     "num_key_value_heads": 8,

@@ -20,8 +20,8 @@ EXPERT_ROWS = (
     Row(_UP, _GGUF + "ffn_up_exps.weight", ("ffn", "hidden"), group="experts"),
 )
 
-# transformers 5 holds the experts fused in memory and splits them again in save_pretrained; a state dict saved as it stands
-# has these names instead.
+# transformers 5 holds the experts fused in memory and splits them again in save_pretrained; a state dict saved as it
+# stands has these names instead.
 FUSED = (
     Cut(_HF + "mlp.gate.weight", ((_HF + "block_sparse_moe.gate.weight", "experts"),)),
     Cut(_HF + "mlp.experts.gate_up_proj", ((_GATE, "ffn"), (_UP, "ffn"))),

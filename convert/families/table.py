@@ -8,10 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from convert.errors import MappingError
-from convert.rearrange import Rows
+from convert.rearrange import Index, Rows
 from convert.spec import ModelSpec
 from convert.tensors import Tensor
 
@@ -31,14 +29,15 @@ class Row:
         shape: axes of one Hugging Face tensor, as `ModelSpec.dimension` names them.
         arrange: the order of the rows in GGUF, from the spec; None where it is Hugging Face's.
         required: whether a model with this spec must have the tensor.
-        group: tensors of one layer and group stand side by side in a GGUF file, after the last of their sources. It is where
+        group: tensors of one layer and group stand side by side in a GGUF file, after the last of their sources. It is
+            where
             the field's converters put stacked experts.
     """
 
     hf: str
     gguf: str
     shape: tuple[str, ...]
-    arrange: Callable[[ModelSpec], np.ndarray] | None = None
+    arrange: Callable[[ModelSpec], Index] | None = None
     required: Callable[[ModelSpec], bool] = always
     group: str = ""
 
@@ -90,6 +89,11 @@ class Target:
     name: str
     shape: tuple[int, ...]
     rows: Rows
+
+    def place(self, row: int, column: int) -> str:
+        """One value, in the words of the source that a user can look at."""
+        source, source_row = self.rows.locate(row)
+        return f"tensor {source.name} ({self.name}), row {source_row}, column {column}"
 
 
 def gguf_targets(family: Family, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> list[Target]:

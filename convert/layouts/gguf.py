@@ -121,7 +121,8 @@ def _rope(spec: ModelSpec) -> Metadata:
             "yarn_attn_factor": rope.attention_factor,
             "yarn_beta_fast": rope.beta_fast,
             "yarn_beta_slow": rope.beta_slow,
-            # Only mistral3's graph in llama.cpp reads the multiplier; the others take their attention factor from the factor.
+            # Only mistral3's graph in llama.cpp reads the multiplier; the others take their attention factor from the
+            # factor.
             "yarn_log_multiplier": rope.mscale_all_dim if spec.attention_temperature_scale is not None else None,
         }
         metadata |= {f"rope.scaling.{key}": float32(value) for key, value in optional.items() if value is not None}
@@ -132,24 +133,19 @@ def _rope(spec: ModelSpec) -> Metadata:
 def rope_factors(spec: ModelSpec) -> np.ndarray | None:
     """Llama 3's divisor of each rotary frequency, float32 (head_dim / 2,); None for every other kind of scaling.
 
-    Source: `_compute_llama3_parameters` of transformers (modeling_rope_utils.py): short wavelengths stay, long ones are divided
-    by the factor, those between are blended.
+    Short wavelengths stay, long ones are divided by the factor, those between are blended: `_compute_llama3_parameters`
+        of transformers (modeling_rope_utils.py). Each step is one float32 operation, in the order in which llama.cpp's
+        converter has torch compute it; the power alone is correctly rounded here, where torch's depends on the machine.
     """
     rope = spec.rope
     if rope.type != "llama3" or rope.factor is None or rope.original_context is None:
         return None
+    one, context = np.float32(1), np.float32(rope.original_context)
+    low, high = np.float32(rope.low_freq_factor), np.float32(rope.high_freq_factor)
     exponents = np.arange(0, spec.head_dim, 2, dtype=np.float32) / np.float32(spec.head_dim)
-    frequencies = 1.0 / np.float32(rope.theta) ** exponents
-    factors = []
-    for frequency in frequencies.astype(np.float32):
-        wavelength = np.float32(2 * math.pi) / frequency
-        if wavelength < rope.original_context / rope.high_freq_factor:
-            factors.append(1.0)
-        elif wavelength > rope.original_context / rope.low_freq_factor:
-            factors.append(rope.factor)
-        else:
-            smooth = (rope.original_context / wavelength - rope.low_freq_factor) / (
-                rope.high_freq_factor - rope.low_freq_factor
-            )
-            factors.append(1 / ((1 - smooth) / rope.factor + smooth))
-    return np.array(factors, np.float32)
+    frequencies = one / np.power(rope.theta, exponents.astype(np.float64)).astype(np.float32)
+    wavelengths = one / frequencies * np.float32(2 * math.pi)
+    smooth = (one / wavelengths * context - low) / (high - low)
+    blended = one / ((one - smooth) / np.float32(rope.factor) + smooth)
+    factors = np.where(wavelengths < context / high, one, blended)
+    return np.where(wavelengths > context / low, np.float32(rope.factor), factors).astype(np.float32)

@@ -1,7 +1,7 @@
 """The GGUF container: its header to and from bytes, without trusting a single length.
 
-Format: ggml docs/gguf.md, version 3, little-endian: magic, version, number of tensors, number of key-value pairs, the pairs,
-the tensors' names, shapes, types and offsets, then the data, each tensor aligned.
+Format: ggml docs/gguf.md, version 3, little-endian: magic, version, number of tensors, number of key-value pairs, the
+    pairs, the tensors' names, shapes, types and offsets, then the data, each tensor aligned.
 """
 
 from __future__ import annotations
@@ -212,7 +212,9 @@ class _Reader:
                 "the file may come from a newer llama.cpp",
             )
         if 0 in shape or math.prod(shape) > 1 << 60 or not _TYPES[number].fits(shape[-1]):
-            raise FormatError(f"{self._name}: tensor {name} has an impossible shape {list(shape)}", "get the file again")
+            raise FormatError(
+                f"{self._name}: tensor {name} has an impossible shape {list(shape)}", "get the file again"
+            )
         return TensorInfo(name, shape, _TYPES[number], self._integer(_UINT64))
 
     def _alignment(self, metadata: Metadata) -> int:

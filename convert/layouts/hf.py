@@ -79,7 +79,8 @@ def _architecture(config: Mapping[str, Any]) -> str:
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise SourceError(
-            "config.json: architectures is missing", "add the transformers class of the model, such as MistralForCausalLM"
+            "config.json: architectures is missing",
+            "add the transformers class of the model, such as MistralForCausalLM",
         )
     return names[0]
 
@@ -88,7 +89,9 @@ def _stored(folder: Path) -> list[FileTensor]:
     """Every tensor on disk, in the order that the field's converters keep: files by name, then the header's order."""
     index = folder / _INDEX
     weight_map = _read_weight_map(index) if index.is_file() else None
-    shards = sorted(folder.glob("model*.safetensors") if weight_map is None else map(folder.joinpath, set(weight_map.values())))
+    shards = sorted(
+        folder.glob("model*.safetensors") if weight_map is None else map(folder.joinpath, set(weight_map.values()))
+    )
     if not shards:
         pickled = any(folder.glob("pytorch_model*.bin"))
         hint = "save it as safetensors first: .bin files can run code" if pickled else "download the weights"

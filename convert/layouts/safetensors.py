@@ -63,9 +63,7 @@ def _read_header(file: SourceFile) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _read_entry(
-    file: SourceFile, name: str, entry: Any, data_start: int, position: tuple[int, int]
-) -> FileTensor:
+def _read_entry(file: SourceFile, name: str, entry: Any, data_start: int, position: tuple[int, int]) -> FileTensor:
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         whole = all(type(count) is int and count >= 0 for count in (*shape, begin, end))
@@ -75,8 +73,8 @@ def _read_entry(
         raise FormatError(f"{file.path.name}: negative size or offset for {name}", "download the file again")
     if data_start + end > file.size:
         raise SourceError(
-            f"{file.path.name}: {name} ends at byte {data_start + end}, the file has {file.size}",
-            "the file is truncated; download it again",
+            f"{file.path.name} is truncated: {name} ends at byte {data_start + end}, the file has {file.size}",
+            "download the file again",
         )
     storage = FLOAT_DTYPES.get(dtype)
     if storage is None:

@@ -69,8 +69,10 @@ def looks_special(text: str) -> bool:
 
     The cases of llama.cpp's converter (conversion/base.py, `does_token_look_special`) that occur in this model family.
     """
-    return text in ("<pad>", "<mask>") or (text.startswith("<|") and text.endswith("|>")) or (
-        text.startswith("<unused") and text.endswith(">")
+    return (
+        text in ("<pad>", "<mask>")
+        or (text.startswith("<|") and text.endswith("|>"))
+        or (text.startswith("<unused") and text.endswith(">"))
     )
 
 

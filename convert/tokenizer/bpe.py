@@ -1,4 +1,4 @@
-"""A Hugging Face `tokenizer.json` as a vocabulary: byte-level BPE (Tekken, Llama 3), or BPE in the manner of Llama 2."""
+"""A Hugging Face `tokenizer.json` as a vocabulary: byte-level BPE (Tekken, Llama 3), or BPE as Llama 2 has it."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def _byte_level(
     folder: Path, tokenizer: dict[str, Any], pieces: dict[int, str], added: dict[int, AddedToken], vocab_size: int
 ) -> Vocabulary:
     """As llama.cpp's `_set_vocab_gpt2` (conversion/base.py), but for the pre-tokenizer, see pretokenizer.py."""
-    pre, notes = name_pre_tokenizer(tokenizer)
+    pre, notes = name_pre_tokenizer(tokenizer, pieces)
     merges = _merges(tokenizer)
     whole_words = bool(tokenizer["model"].get("ignore_merges"))
-    if whole_words != (pre in TAKES_WHOLE_WORDS) and (unreached := _unreached(pieces, merges)):
+    if whole_words != (pre in TAKES_WHOLE_WORDS) and (unreached := _unreached(pieces, added, merges)):
         verb = "takes" if not whole_words else "does not take"
         notes += (
             f"tokenizer.json and llama.cpp treat {unreached} tokens differently that its merges do not lead to: "
@@ -118,7 +118,8 @@ def _pieces(model: dict[str, Any], vocab_size: int) -> dict[int, str]:
     for text, token_id in member(_FILE, model, "vocab", dict).items():
         if check_token_id(_FILE, text, token_id, vocab_size) in pieces:
             raise FormatError(
-                f"{_FILE}: tokens {pieces[token_id]!r} and {text!r} both have id {token_id}", "give each an id of its own"
+                f"{_FILE}: tokens {pieces[token_id]!r} and {text!r} both have id {token_id}",
+                "give each an id of its own",
             )
         pieces[token_id] = text
     if not pieces:
@@ -176,28 +177,26 @@ def _type(token_id: int, pieces: dict[int, str], added: dict[int, AddedToken]) -
     return TokenType.NORMAL if token_id in pieces else TokenType.UNUSED
 
 
-def _unreached(pieces: dict[int, str], merges: list[tuple[str, str]]) -> int:
-    """How many tokens are not what their own text becomes by merging."""
+def _unreached(pieces: dict[int, str], added: dict[int, AddedToken], merges: list[tuple[str, str]]) -> int:
+    """How many of the model's tokens are not what their own text becomes by merging."""
     from tokenizers.models import BPE
 
     try:
         model = BPE({text: token_id for token_id, text in pieces.items()}, merges)
     except Exception as error:  # tokenizers raises nothing narrower
         raise FormatError(f"{_FILE}: {error}", "fetch the file again, it is damaged") from error
-    return sum(len(model.tokenize(text)) != 1 for text in pieces.values())
+    return sum(len(model.tokenize(text)) != 1 for token_id, text in pieces.items() if token_id not in added)
 
 
 def _incomplete(ranks: dict[str, int], merges: list[tuple[str, str]]) -> tuple[str, ...]:
-    """A note on pairs that llama.cpp, which looks at what a pair makes and not at the pair, merges on top of `merges`."""
+    """A note on pairs outside `merges` that make a token all the same, which is all that llama.cpp looks at."""
     known, beyond = set(merges), 0
     for text in ranks:
         cuts = ((text[:at], text[at:]) for at in range(1, len(text)))
-        beyond += sum(
-            cut not in known and all(len(part) == 1 or part in ranks for part in cut) for cut in cuts
-        )
+        beyond += sum(cut not in known and all(len(part) == 1 or part in ranks for part in cut) for cut in cuts)
     if not beyond:
         return ()
-    return (f"llama.cpp merges {beyond} pairs of tokens that tokenizer.json does not, so it may cut some words otherwise",)
+    return (f"llama.cpp merges {beyond} pairs of tokens that tokenizer.json does not: it may cut some words otherwise",)
 
 
 def _space_prefix_in_config(folder: Path) -> bool | None:

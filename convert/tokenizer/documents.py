@@ -63,6 +63,7 @@ def member(source: str, content: dict[str, Any], key: str, kind: type) -> Any:
         return kind()
     if not isinstance(value, kind):
         raise FormatError(
-            f"{source}: '{key}' is a {type(value).__name__}, not a {kind.__name__}", "the file is damaged or not what its name says"
+            f"{source}: '{key}' is a {type(value).__name__}, not a {kind.__name__}",
+            "the file is damaged, or not what its name says",
         )
     return value

@@ -1,10 +1,10 @@
 """Which of llama.cpp's pre-tokenizers does what a tokenizer.json says.
 
-llama.cpp knows pre-tokenizers by name (`tokenizer.ggml.pre`). Its converter finds the name by hashing the ids of one text,
-so that a vocabulary it has not seen fails, and two that cut this one text alike are taken for one another: it calls every
-Tekken tokenizer.json whose post-processor adds no `<s>` 'pixtral', which splits text by the rules of Llama 3. Here the
-name follows from what the tokenizer does, its regular expressions. These are quoted in llama.cpp, src/llama-vocab.cpp
-(`llm_tokenizer_bpe`), beside the equivalents that it runs.
+llama.cpp knows pre-tokenizers by name (`tokenizer.ggml.pre`). Its converter finds the name by hashing the ids of one
+text, so that a vocabulary it has not seen fails, and two that cut this one text alike are taken for one another: it
+calls a Tekken tokenizer.json whose post-processor adds no `<s>` 'pixtral', which splits text by the rules of Llama 3.
+Here the name follows from what the tokenizer does, its regular expressions. These are quoted in llama.cpp,
+src/llama-vocab.cpp (`llm_tokenizer_bpe`), beside the equivalents that it runs.
 """
 
 from __future__ import annotations
@@ -41,8 +41,12 @@ _NAMES = {
 TAKES_WHOLE_WORDS = frozenset({"tekken", "llama-bpe"})
 
 
-def name_pre_tokenizer(tokenizer: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+def name_pre_tokenizer(tokenizer: dict[str, Any], pieces: dict[int, str]) -> tuple[str, tuple[str, ...]]:
     """llama.cpp's name for the pre-tokenizer of a byte-level tokenizer.json, and notes on what it does differently.
+
+    Args:
+        tokenizer: the content of the file.
+        pieces: the tokens of its model by id.
 
     Raises:
         SourceError: llama.cpp has no pre-tokenizer that does the same, as far as known here.
@@ -59,11 +63,28 @@ def name_pre_tokenizer(tokenizer: dict[str, Any]) -> tuple[str, tuple[str, ...]]
     if name is None:
         raise _unknown(steps)
     notes = []
+    if name == "llama-bpe" and _is_tekken(pieces):
+        name = "tekken"
+        notes.append(
+            "tokenizer.json splits text as Llama 3 does, a known mistake in files made from Tekken; "
+            "the split of Tekken, with which such models were trained, is written"
+        )
     if byte_level.get("add_prefix_space"):
         notes.append("tokenizer.json puts a space before a text; llama.cpp does not")
     if tokenizer.get("normalizer") is not None:
         notes.append("tokenizer.json normalizes text before splitting it; llama.cpp does not")
     return name, tuple(notes)
+
+
+def _is_tekken(pieces: dict[int, str]) -> bool:
+    """Whether this is Mistral's vocabulary: its special tokens, then the 256 bytes in order from id 1000 on.
+
+    Older transformers gave it the split of Llama 3 (transformers tokenization_utils_tokenizers.py,
+    `_patch_mistral_regex`).
+    """
+    return [pieces.get(token_id) for token_id in (0, 1, 2, 3, 1000, 1255)] == [
+        "<unk>", "<s>", "</s>", "[INST]", "\u0100", "\u00ff"
+    ]  # fmt: skip
 
 
 def _steps(pre_tokenizer: dict[str, Any]) -> list[dict[str, Any]]:

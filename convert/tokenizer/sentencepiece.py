@@ -1,7 +1,7 @@
 """A SentencePiece file (`tokenizer.model`) as a vocabulary.
 
-The file is one protocol buffer message, `ModelProto` of sentencepiece (src/sentencepiece_model.proto); the few fields that
-matter here are read from the wire format directly, so that a damaged file is an error and no more.
+The file is one protocol buffer message, `ModelProto` of sentencepiece (src/sentencepiece_model.proto); the few fields
+that matter here are read from the wire format directly, so that a damaged file is an error and no more.
 """
 
 from __future__ import annotations
@@ -41,9 +41,8 @@ class _Model:
 def read_sentencepiece(path: Path, vocab_size: int) -> Vocabulary:
     """The vocabulary in a SentencePiece BPE file, with the tokens that the files beside it add.
 
-    Pieces, scores and types equal those of llama.cpp's converter (conversion/base.py, `_create_vocab_sentencepiece`), but
-    for user-defined symbols: it makes them normal tokens, which llama.cpp then does not find in a text as SentencePiece
-    does. Ours keeps their type.
+    Pieces, scores and types equal those of llama.cpp's converter (conversion/base.py, `_create_vocab_sentencepiece`):
+    user-defined symbols become normal tokens too, since llama.cpp would put a space after each that it finds.
 
     Raises:
         SourceError: the file cannot be read, or is no BPE model.
@@ -53,7 +52,8 @@ def read_sentencepiece(path: Path, vocab_size: int) -> Vocabulary:
     model = _read_model(path)
     if model.model_type != _BPE:
         raise SourceError(
-            f"{path.name}: not a BPE model", "llama.cpp cuts text for this model family by BPE only; use a BPE tokenizer"
+            f"{path.name}: not a BPE model",
+            "llama.cpp cuts text for this model family by BPE only; use a BPE tokenizer",
         )
     if len(model.pieces) > vocab_size:
         check_token_id(path.name, model.pieces[-1], len(model.pieces) - 1, vocab_size)
@@ -126,15 +126,15 @@ def _read_model(path: Path) -> _Model:
 def _read_piece(model: _Model, piece: dict[int, Any]) -> None:
     """One `SentencePiece` message. Its types have the numbers of llama.cpp's."""
     kind = TokenType(piece.get(3, TokenType.NORMAL))
-    text = piece[1].decode("utf-8")
-    # llama.cpp looks for user-defined tokens in the text as it stands, before spaces are marked.
-    model.pieces.append(text.replace("\u2581", " ") if kind is TokenType.USER_DEFINED else text)
+    if kind is TokenType.USER_DEFINED:
+        kind = TokenType.NORMAL
+    model.pieces.append(piece[1].decode("utf-8"))
     model.scores.append(struct.unpack("<f", piece[2])[0] if 2 in piece else 0.0)
     model.types.append(kind)
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Number and value of each field: int for a varint, bytes for the rest (protobuf.dev/programming-guides/encoding)."""
+    """Number and value of each field: int for a varint, else bytes (protobuf.dev/programming-guides/encoding)."""
     position = 0
     while position < len(message):
         key, position = _varint(message, position)

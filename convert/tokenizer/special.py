@@ -2,8 +2,8 @@
 
 The rules are those of llama.cpp's gguf-py (gguf/vocab.py, `SpecialVocab`), with its order of sources: what the
 post-processor of tokenizer.json does, then the names in tokenizer_config.json, then the ids in config.json. One thing
-differs: a token that tokenizer_config.json gives as an object (`{"content": "<s>", ...}`) is compared by its content, so
-that `add_bos_token` is not lost.
+differs: a token that tokenizer_config.json gives as an object (`{"content": "<s>", ...}`) is compared by its content,
+so that `add_bos_token` is not lost.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _set_id(ids: dict[str, int], role: str, token_id: object) -> None:
     if isinstance(token_id, bool) or not isinstance(token_id, int):
         return
     if token_id < 0:
-        raise FormatError(f"{role} token id is {token_id}", f"remove {role}_token_id from config.json if there is none")
+        raise FormatError(f"config.json: {role}_token_id is {token_id}", "remove it if the model has no such token")
     ids.setdefault(role, token_id)
 
 
@@ -69,9 +69,9 @@ def _post_processing(tokenizer: dict[str, Any], names: dict[str, str | None]) ->
     """What the post-processor adds; a token that it puts first or last and that has no role gets one in `names`."""
     adds: dict[str, bool] = {}
     post_processor = member("tokenizer.json", tokenizer, "post_processor", dict)
-    for processor in post_processor.get("processors", [post_processor]):
+    for processor in member("tokenizer.json", post_processor, "processors", list) or [post_processor]:
         if not isinstance(processor, dict):
-            raise FormatError("tokenizer.json: a post-processor is not an object", "fetch the file again, it is damaged")
+            raise FormatError("tokenizer.json: a post-processor is no object", "fetch the file again, it is damaged")
         if processor.get("type") == "ByteLevel":
             adds.setdefault("bos", False)
             adds.setdefault("eos", False)

@@ -1,7 +1,7 @@
 """The vocabulary as a value, and the GGUF metadata it becomes.
 
-Keys and their types are those of llama.cpp's gguf-py (gguf/constants.py `Keys.Tokenizer`, gguf/gguf_writer.py); their order
-is the one in which its converter writes them (conversion/base.py, the `_set_vocab_*` functions).
+Keys and their types are those of llama.cpp's gguf-py (gguf/constants.py `Keys.Tokenizer`, gguf/gguf_writer.py); their
+order is the one in which its converter writes them (conversion/base.py, the `_set_vocab_*` functions).
 """
 
 from __future__ import annotations
@@ -19,14 +19,10 @@ _NAMES_OF_SPECIAL_IDS = {
     "bos": "bos",
     "eos": "eos",
     "eot": "eot",
-    "eom": "eom",
     "unk": "unknown",
     "sep": "seperator",  # spelled so in the format
     "pad": "padding",
     "mask": "mask",
-    "prefix": "prefix",
-    "suffix": "suffix",
-    "middle": "middle",
 }
 
 
@@ -54,7 +50,7 @@ class Vocabulary:
         types: the type of each id.
         scores: the score of each id, for 'llama' only.
         merges: 'left right' pairs, best first, for 'gpt2' only.
-        special_ids: ids with a role: bos, eos, eot, eom, unk, sep, pad, mask, prefix, suffix, middle.
+        special_ids: ids with a role: bos, eos, eot, unk, sep, pad, mask.
         add_special: whether to put bos, eos or sep around a text; a role that is missing is left to llama.cpp.
         add_space_prefix: whether a text gets a space before it; None leaves it to llama.cpp.
         chat_templates: Jinja templates by name; the one to use unasked is called 'default'.

@@ -1,0 +1,1 @@
+"""mquant: what type each tensor gets, and turning rows of weights into blocks."""

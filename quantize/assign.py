@@ -1,0 +1,276 @@
+"""The type of every tensor of a file: options first, then the mixture, then what the shape allows.
+
+The order of these, and the fallbacks, are those of llama-quantize (llama.cpp src/llama-quant.cpp
+`llama_tensor_get_type`, `tensor_allows_quantization`, `tensor_type_fallback`, `tensor_requires_imatrix`). One thing
+differs on purpose: there, a tensor with an override is not counted as one of its kind, so that the extra bits of all
+later layers move. Here it counts, and an override changes the tensors that it names and no other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from convert.errors import QuantizationError
+from convert.types import BlockType
+from quantize.filetypes import FileType
+from quantize.mixture import VERY_LOW_BITS, Kind, ModelFacts, Site, kind_of, mixture_type
+from quantize.overrides import Override, check_overrides, find_override
+
+if TYPE_CHECKING:
+    from quantize.imatrix import ImportanceMatrix
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """A tensor as the unquantized GGUF file has it: name, shape (slowest axis first) and type."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: BlockType
+
+    @property
+    def row_weights(self) -> int:
+        """Length of a row."""
+        return self.shape[-1]
+
+    @property
+    def dimensions(self) -> int:
+        """Number of axes as ggml counts them: slowest axes of length one do not count."""
+        shape = self.shape
+        while len(shape) > 1 and shape[0] == 1:
+            shape = shape[1:]
+        return len(shape)
+
+
+@dataclass(frozen=True)
+class TypeOptions:
+    """What a person asks for beside the file type.
+
+    Attributes:
+        overrides: types by name; the first that matches counts. A float file type has no use for them.
+        output_tensor_type: type of `output.weight`, or of the token embedding that stands in for it.
+        token_embedding_type: type of `token_embd.weight`.
+        pure: give every tensor the file type's default.
+    """
+
+    overrides: tuple[Override, ...] = ()
+    output_tensor_type: BlockType | None = None
+    token_embedding_type: BlockType | None = None
+    pure: bool = False
+
+
+class Reason(Enum):
+    """Why a tensor has its type."""
+
+    KEPT = "kept"
+    OPTION = "option"
+    OVERRIDE = "override"
+    MIXTURE = "mixture"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The type of one tensor.
+
+    Attributes:
+        tensor: the tensor.
+        type: the type it gets.
+        wanted: the type it would get if its rows were whole blocks of it.
+        reason: where `wanted` comes from.
+        requires_importance: without its importance values the tensor must not be quantized so.
+    """
+
+    tensor: SourceTensor
+    type: BlockType
+    wanted: BlockType
+    reason: Reason
+    requires_importance: bool
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether the shape forced another type than the wanted one."""
+        return self.type is not self.wanted
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the tensor has the type already."""
+        return self.type is self.tensor.type
+
+
+def assign_types(
+    tensors: Sequence[SourceTensor],
+    model: ModelFacts,
+    file_type: FileType,
+    options: TypeOptions | None = None,
+    has_imatrix: bool = False,
+) -> dict[str, Assignment]:
+    """The type of every tensor, by name, in the order in which llama-quantize goes through them.
+
+    Raises:
+        UsageError: an override matches no tensor that can be quantized.
+        QuantizationError: a type that was asked for by name does not fit a tensor's rows, or no type does.
+    """
+    options = options or TypeOptions()
+    by_name = {tensor.name: tensor for tensor in tensors}
+    order = quantize_order(by_name)
+    sites = _sites(tensors, model, file_type, has_imatrix)
+    check_overrides(options.overrides, list(sites), [name for name in order if name not in sites])
+    return {name: _assign(by_name[name], sites.get(name), file_type, options) for name in order}
+
+
+def quantize_order(names: Iterable[str]) -> list[str]:
+    """Names by layer, then by name; those outside the layers come first (src/llama-model-loader.h)."""
+    return sorted(names, key=lambda name: (-1 if (layer := layer_of(name)) is None else layer, name))
+
+
+def layer_of(name: str) -> int | None:
+    """The layer that a GGUF tensor name speaks of, or None."""
+    found = re.match(r"blk\.(\d+)\.", name)
+    return int(found[1]) if found else None
+
+
+_KEPT_NAMES = ("_norm.weight", "ffn_gate_inp.weight", ".position_embd", ".patch_embd", ".patch_merger")
+"""Parts of the names of matrices that keep their type: small, and the model hangs on them."""
+
+
+def can_quantize(tensor: SourceTensor) -> bool:
+    """Whether a tensor takes part in quantization at all; vectors, norms and routers keep their type."""
+    if tensor.dimensions < 2 or not tensor.name.endswith("weight"):
+        return False
+    return not any(part in tensor.name for part in _KEPT_NAMES)
+
+
+def _sites(
+    tensors: Sequence[SourceTensor], model: ModelFacts, file_type: FileType, has_imatrix: bool
+) -> dict[str, Site]:
+    """Where each tensor that can be quantized stands, in llama-quantize's order."""
+    kinds = {tensor.name: kind_of(tensor.name) for tensor in tensors}
+    is_tied = Kind.OUTPUT not in kinds.values()
+    v_count = sum(kind is Kind.ATTENTION_V for kind in kinds.values())
+    seen: Counter[Kind] = Counter()
+    by_name = {tensor.name: tensor for tensor in tensors if can_quantize(tensor)}
+    sites = {}
+    for name in quantize_order(by_name):
+        tensor, kind = by_name[name], kinds[name]
+        # Tensors of experts may be several to a layer: only their names say which layer it is.
+        by_layer = model.experts > 1 and kind is not Kind.ATTENTION_V and file_type not in VERY_LOW_BITS
+        layer = layer_of(name) if by_layer else None
+        sites[name] = Site(
+            kind=Kind.OUTPUT if is_tied and kind is Kind.TOKEN_EMBEDDING else kind,
+            row_weights=tensor.row_weights,
+            stacked=tensor.dimensions > 2,
+            index=seen[kind] if layer is None else layer,
+            count=v_count if kind is Kind.ATTENTION_V else model.layers,
+            model=model,
+            has_imatrix=has_imatrix,
+        )
+        seen[kind] += 1
+    return sites
+
+
+def _assign(tensor: SourceTensor, site: Site | None, file_type: FileType, options: TypeOptions) -> Assignment:
+    if site is None:
+        return Assignment(tensor, tensor.type, tensor.type, Reason.KEPT, requires_importance=False)
+    wanted, reason = _wanted(tensor.name, site, file_type, options)
+    chosen = wanted if reason is Reason.OPTION else _fallback(tensor, wanted)
+    if not chosen.fits(tensor.row_weights):
+        raise QuantizationError(
+            f"{tensor.name} cannot be {chosen.name}: its rows of {tensor.row_weights} weights "
+            f"are not whole blocks of {chosen.block_weights}",
+            "choose a type with smaller blocks for it",
+        )
+    requires = chosen is not tensor.type and _requires_importance(tensor.name, chosen, file_type)
+    return Assignment(tensor, chosen, wanted, reason, requires)
+
+
+def _wanted(name: str, site: Site, file_type: FileType, options: TypeOptions) -> tuple[BlockType, Reason]:
+    if name == "token_embd.weight" and options.token_embedding_type is not None:
+        return options.token_embedding_type, Reason.OPTION
+    if name == "output.weight" and options.output_tensor_type is not None:
+        return options.output_tensor_type, Reason.OPTION
+    if not file_type.default.is_quantized:
+        return file_type.default, Reason.MIXTURE
+    override = find_override(options.overrides, name)
+    if override is not None:
+        return override.type, Reason.OVERRIDE
+    if options.pure:
+        return file_type.default, Reason.MIXTURE
+    if site.kind is Kind.OUTPUT and options.output_tensor_type is not None:
+        # A tied embedding, unlike output.weight, still falls back where its rows are not whole blocks.
+        return options.output_tensor_type, Reason.MIXTURE
+    return mixture_type(file_type, site), Reason.MIXTURE
+
+
+_FALLBACKS = {
+    BlockType.IQ1_S: BlockType.IQ4_NL,
+    BlockType.IQ1_M: BlockType.IQ4_NL,
+    BlockType.IQ2_XXS: BlockType.IQ4_NL,
+    BlockType.IQ2_XS: BlockType.IQ4_NL,
+    BlockType.IQ2_S: BlockType.IQ4_NL,
+    BlockType.IQ3_XXS: BlockType.IQ4_NL,
+    BlockType.IQ3_S: BlockType.IQ4_NL,
+    BlockType.IQ4_XS: BlockType.IQ4_NL,
+    BlockType.Q2_0: BlockType.Q4_0,
+    BlockType.Q2_K: BlockType.Q4_0,
+    BlockType.Q3_K: BlockType.Q4_0,
+    BlockType.TQ1_0: BlockType.Q4_0,
+    BlockType.TQ2_0: BlockType.Q4_0,
+    BlockType.Q4_K: BlockType.Q5_0,
+    BlockType.Q5_K: BlockType.Q5_1,
+    BlockType.Q6_K: BlockType.Q8_0,
+}
+"""The type of smaller blocks that stands in where a row is not whole blocks."""
+
+
+def _fallback(tensor: SourceTensor, wanted: BlockType) -> BlockType:
+    if wanted.fits(tensor.row_weights):
+        return wanted
+    if wanted not in _FALLBACKS and wanted.block_weights > 32:
+        return wanted  # has no stand-in: an error for the caller to raise
+    stand_in = _FALLBACKS.get(wanted, wanted)
+    return stand_in if stand_in.fits(tensor.row_weights) else BlockType.F16
+
+
+_ALWAYS_REQUIRES_IMPORTANCE = frozenset({BlockType.IQ1_S, BlockType.IQ2_XXS, BlockType.IQ2_XS})
+"""ggml refuses to encode these without (ggml/src/ggml.c `ggml_quantize_requires_imatrix`)."""
+
+_LAYERS_REQUIRE_IMPORTANCE = frozenset({BlockType.IQ1_M, BlockType.IQ2_S, BlockType.IQ3_XXS})
+
+
+def _requires_importance(name: str, chosen: BlockType, file_type: FileType) -> bool:
+    if chosen in _ALWAYS_REQUIRES_IMPORTANCE:
+        return True
+    if name in ("token_embd.weight", "output.weight"):
+        return False
+    if chosen is BlockType.Q2_K:
+        return file_type is FileType.Q2_K_S
+    return chosen in _LAYERS_REQUIRE_IMPORTANCE
+
+
+def check_importance(assignments: Iterable[Assignment], matrix: ImportanceMatrix | None) -> list[str]:
+    """Hold an importance matrix against the tensors that are about to be quantized.
+
+    Returns:
+        Names of the tensors whose bytes would profit from importance values and that have none in the matrix; empty
+        without a matrix.
+
+    Raises:
+        QuantizationError: a tensor must not be quantized without importance values and has none, or those it has are
+            for a tensor of another size.
+    """
+    missing = []
+    for assignment in assignments:
+        tensor, block_type = assignment.tensor, assignment.type
+        if assignment.is_copy or (matrix and matrix.weights_of(tensor.name, tensor.shape) is not None):
+            continue
+        if assignment.requires_importance:
+            hint = f"{matrix.file_name} has none for it: use another" if matrix else "give them with --imatrix"
+            raise QuantizationError(f"{tensor.name} is useless as {block_type.name} without importance values", hint)
+        if matrix and block_type.uses_importance:
+            missing.append(tensor.name)
+    return missing

@@ -1,0 +1,185 @@
+"""The command line of mquant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import convert
+from convert.cli import describe, dry_run_option, json_option, overwrite_option, threads_option
+from convert.console import emit_json, emit_table, format_bytes, note, run_command
+from convert.errors import DiskError, UsageError
+
+if TYPE_CHECKING:
+    from convert.run import Output
+    from quantize.plan import QuantizationPlan
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(convert.__version__, prog_name="mquant")
+@click.argument("source", type=click.Path(path_type=Path), metavar="SRC")
+@click.option(
+    "--type", "types", multiple=True, required=True, metavar="T", help="File type, such as Q4_K_M; repeatable."
+)
+@click.option("--output-dir", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the files.  [default: .]")
+@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Name of the file, for a single type.")
+@click.option("--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix (GGUF or .dat).")
+@click.option(
+    "--tensor-type",
+    "overrides",
+    multiple=True,
+    metavar="REGEX=TYPE",
+    help="Type of the tensors that match; repeatable.",
+)
+@click.option("--output-tensor-type", metavar="T", help="Type of output.weight.")
+@click.option("--token-embedding-type", metavar="T", help="Type of token_embd.weight.")
+@click.option("--pure", is_flag=True, help="Give every tensor the file type's default type: no mixture.")
+@click.option("--allow-requantize", is_flag=True, help="Accept a source that is quantized already. Loses much quality.")
+@threads_option
+@dry_run_option
+@json_option
+@overwrite_option
+def cli(
+    source: Path,
+    types: tuple[str, ...],
+    output_dir: Path | None,
+    output: Path | None,
+    imatrix: Path | None,
+    overrides: tuple[str, ...],
+    output_tensor_type: str | None,
+    token_embedding_type: str | None,
+    pure: bool,
+    allow_requantize: bool,
+    threads: int | None,
+    dry_run: bool,
+    as_json: bool,
+    overwrite: bool,
+) -> None:
+    """Quantize SRC, a Hugging Face folder or a GGUF file, to any number of types in one read.
+
+    Each file is named STEM-TYPE.gguf, and its tensors are byte for byte those that llama-quantize writes.
+
+    \b
+    Examples:
+      mquant Mistral-7B-Instruct-v0.3/ --type Q4_K_M --type Q6_K --output-dir gguf/
+      mquant model-bf16.gguf --type IQ4_XS --imatrix imatrix.gguf --output model-IQ4_XS.gguf
+    """
+    from convert.run import Output, check_outputs, default_threads, run
+    from convert.types import find_block_type
+    from quantize.assign import TypeOptions
+    from quantize.encode import BlockEncoder
+    from quantize.filetypes import find_file_type
+    from quantize.imatrix import read_imatrix
+    from quantize.overrides import parse_override
+    from quantize.plan import plan_quantization
+    from quantize.source import open_source
+
+    file_types = list(dict.fromkeys(find_file_type(name) for name in types))
+    options = TypeOptions(
+        overrides=tuple(parse_override(text) for text in overrides),
+        output_tensor_type=find_block_type(output_tensor_type) if output_tensor_type else None,
+        token_embedding_type=find_block_type(token_embedding_type) if token_embedding_type else None,
+        pure=pure,
+    )
+    if output and (output_dir or len(file_types) > 1):
+        raise UsageError("--output names a single file", "use --output-dir for several types")
+    matrix = read_imatrix(imatrix) if imatrix else None
+    opened = open_source(source)
+    for line in opened.notes:
+        note(f"note: {line}")
+    plans = [
+        plan_quantization(opened, file_type, options, matrix, allow_requantize=allow_requantize)
+        for file_type in file_types
+    ]
+    folder = output_dir or Path()
+    outputs = [Output(plan.plan, output or folder / f"{opened.stem}-{plan.file_type.name}.gguf") for plan in plans]
+    if not dry_run:
+        _create(folder)
+        check_outputs(outputs, overwrite=overwrite)
+        run(outputs, BlockEncoder(matrix), threads=threads or default_threads(), what=opened.stem)
+    for plan in plans:
+        _warn(plan)
+    _report(plans, outputs, as_json=as_json, dry_run=dry_run)
+
+
+def _create(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise DiskError(f"{folder} is not a folder", "choose another output folder") from error
+
+
+def _warn(plan: QuantizationPlan) -> None:
+    if plan.fallbacks:
+        first = plan.fallbacks[0]
+        note(
+            f"warning: {plan.file_type.name}: {len(plan.fallbacks)} tensors do not fit their type, "
+            f"such as {first.tensor.name}: {first.type.name} instead of {first.wanted.name}"
+        )
+    if plan.missing_imatrix:
+        note(
+            f"warning: {plan.file_type.name}: the importance matrix lacks {len(plan.missing_imatrix)} tensors, "
+            f"such as {plan.missing_imatrix[0]}"
+        )
+
+
+def _report(plans: list[QuantizationPlan], outputs: list[Output], *, as_json: bool, dry_run: bool) -> None:
+    if as_json:
+        emit_json(
+            {
+                "files": [
+                    {
+                        **describe(plan.plan, output.path, plan.file_type.name, dry_run),
+                        "fallbacks": plan.describe_fallbacks(),
+                        "missing_imatrix": list(plan.missing_imatrix),
+                    }
+                    for plan, output in zip(plans, outputs, strict=True)
+                ]
+            }
+        )
+        return
+    if dry_run:
+        _print_tensors(plans)
+    emit_table(
+        ["file", "type", "size", "bytes", "bits/weight", "fallbacks", "tensors"],
+        (
+            [
+                str(output.path),
+                plan.file_type.name,
+                format_bytes(plan.plan.size),
+                str(plan.plan.size),
+                f"{plan.plan.bits_per_weight:.3f}",
+                str(len(plan.fallbacks)),
+                " ".join(f"{kind}:{count}" for kind, count in plan.plan.type_counts.items()),
+            ]
+            for plan, output in zip(plans, outputs, strict=True)
+        ),
+    )
+
+
+def _print_tensors(plans: list[QuantizationPlan]) -> None:
+    """One row a tensor, one column a type."""
+    described = [{row["name"]: row for row in plan.plan.describe_tensors()} for plan in plans]
+    emit_table(
+        ["tensor", "shape", *(plan.file_type.name for plan in plans)],
+        (
+            [
+                name,
+                "x".join(map(str, row["shape"])),
+                *(f"{rows[name]['type']} {rows[name]['bytes']}" for rows in described),
+            ]
+            for name, row in described[0].items()
+        ),
+    )
+    click.echo()
+
+
+def main() -> None:
+    """Entry point of `mquant`."""
+    run_command(cli)
+
+
+if __name__ == "__main__":
+    main()
