@@ -57,7 +57,7 @@ def hf_to_gguf(
     from convert.types import BlockType
 
     checkpoint = open_hf(source)
-    for line in checkpoint.notes:
+    for line in (*checkpoint.notes, *checkpoint.vocabulary().notes):
         note(f"note: {line}")
     targets = model_targets(checkpoint)
     kind = source_type(targets) if outtype == "auto" else BlockType[outtype.upper()]

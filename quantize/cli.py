@@ -98,10 +98,27 @@ def cli(
     if not dry_run:
         _create(folder)
         check_outputs(outputs, overwrite=overwrite)
+        _prepare_kernels(plans)
         run(outputs, BlockEncoder(matrix), threads=threads or default_threads(), what=opened.stem)
     for plan in plans:
         _warn(plan)
     _report(plans, outputs, as_json=as_json, dry_run=dry_run)
+
+
+def _prepare_kernels(plans: list[QuantizationPlan]) -> None:
+    """Load the kernels. Their first use on a machine compiles them: seconds that must not look like a hang."""
+    from tqdm import tqdm
+
+    from quantize import kernels
+
+    names = sorted({tensor.type.name for plan in plans for tensor in plan.plan.tensors} & kernels.SUPPORTED)
+    with tqdm(total=len(names), desc="kernels", unit="kernel", disable=None, leave=False) as bar:
+
+        def begin(name: str) -> None:
+            bar.set_postfix_str(name)
+            bar.update()
+
+        kernels.prepare(names, begin)
 
 
 def _create(folder: Path) -> None:

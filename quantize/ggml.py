@@ -33,8 +33,8 @@ _GRID_LIMIT = 1e8
 def quantize_rows(block_type: BlockType, rows: np.ndarray, weights: np.ndarray | None, out: np.ndarray) -> None:
     """Encode rows, as llama-quantize does (ggml/src/ggml.c `ggml_quantize_chunk`).
 
-    Float types round to nearest even. A large value may overflow the float16 of F16 or of a block's scale: see
-    `are_rows_valid`.
+    Float types round to nearest even. A large value may overflow the float16 of F16 or of a block's scale, which
+    is for the caller to find.
 
     Args:
         block_type: the type to encode to.
@@ -82,21 +82,6 @@ def dequantize_rows(block_type: BlockType, blocks: np.ndarray, out: np.ndarray) 
     decode(ctypes.c_void_p(source), ctypes.c_void_p(target), ctypes.c_int64(count * length))
 
 
-def are_rows_valid(block_type: BlockType, blocks: np.ndarray) -> bool:
-    """Whether every scale (or float) is finite (ggml/src/ggml-quants.c `ggml_validate_row_data`).
-
-    Args:
-        block_type: the type of the blocks.
-        blocks: uint8 (n, row bytes), C-contiguous.
-
-    Raises:
-        QuantizationError: the library is missing or lacks the type.
-    """
-    library = _library_with(block_type)
-    source = _address(blocks, np.uint8, blocks.shape)
-    return bool(library.ggml_validate_row_data(block_type.number, source, blocks.nbytes))
-
-
 def _address(array: np.ndarray, dtype: type[np.generic], shape: tuple[int, ...]) -> int:
     # The library sees only a pointer: a wrong array would be read or written past its end.
     if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
@@ -135,7 +120,6 @@ def _library() -> ctypes.CDLL:
     signatures = {
         "ggml_quantize_chunk": (size, (number, pointer, pointer, int64, int64, int64, pointer)),
         "ggml_quantize_requires_imatrix": (ctypes.c_bool, (number,)),
-        "ggml_validate_row_data": (ctypes.c_bool, (number, pointer, size)),
         "ggml_type_name": (ctypes.c_char_p, (number,)),
         "ggml_blck_size": (int64, (number,)),
         "ggml_type_size": (size, (number,)),

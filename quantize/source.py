@@ -11,7 +11,7 @@ from pathlib import Path
 from convert.errors import FormatError, MappingError
 from convert.families.table import Target
 from convert.layouts.gguf import model_metadata, model_targets, stays_float32
-from convert.layouts.gguf_file import read_gguf
+from convert.layouts.gguf_file import DEFAULT_ALIGNMENT, read_gguf
 from convert.layouts.hf import open_hf
 from convert.metadata import Metadata
 from convert.rearrange import Rows
@@ -62,7 +62,8 @@ def _open_folder(path: Path) -> Source:
     checkpoint = open_hf(path)
     targets = {target.name: target for target in model_targets(checkpoint)}
     metadata = model_metadata(checkpoint, file_type=0)
-    return Source(path.resolve().name, targets, metadata, _facts(path, metadata), 32, checkpoint.notes)
+    notes = (*checkpoint.notes, *checkpoint.vocabulary().notes)
+    return Source(path.resolve().name, targets, metadata, _facts(path, metadata), DEFAULT_ALIGNMENT, notes)
 
 
 def _open_gguf(path: Path) -> Source:

@@ -17,7 +17,7 @@ from convert.tensors import row_count
 from convert.types import BlockType
 from quantize.assign import TypeOptions, assign_types, check_importance
 from quantize.filetypes import FileType
-from quantize.ggml import are_rows_valid, dequantize_rows, quantize_rows
+from quantize.ggml import dequantize_rows, quantize_rows
 from quantize.imatrix import ImportanceMatrix
 from quantize.mixture import ModelFacts
 from quantize.overrides import parse_override
@@ -81,7 +81,6 @@ def our_bytes(file_type: FileType, matrix: ImportanceMatrix | None) -> dict[str,
 def encode(block_type: BlockType, rows: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     out = np.full((len(rows), block_type.row_bytes(rows.shape[1])), 0xA5, np.uint8)
     quantize_rows(block_type, rows, weights, out)
-    assert are_rows_valid(block_type, out)
     return out
 
 
@@ -155,15 +154,6 @@ def test_bfloat16_rounds_to_nearest_even() -> None:
     }  # fmt: skip
     rows = np.array([list(pairs)], np.uint32).view(np.float32)
     assert encode(BlockType.BF16, rows).view(np.uint16).tolist() == [list(pairs.values())]
-
-
-@pytest.mark.parametrize("block_type", [BlockType.F16, BlockType.Q4_0, BlockType.Q8_0, BlockType.Q4_K, BlockType.BF16])
-def test_an_overflow_is_seen(block_type: BlockType) -> None:
-    rows = np.full((1, 256), 3.4e38, np.float32)
-    rows[0, ::2] *= -1
-    blocks = np.empty((1, block_type.row_bytes(256)), np.uint8)
-    quantize_rows(block_type, rows, None, blocks)
-    assert not are_rows_valid(block_type, blocks)
 
 
 @pytest.mark.parametrize("value", [3e38, -1e12, np.inf, np.nan])

@@ -274,9 +274,9 @@ def real_tensors(model: ModelFacts, hidden: int, ffn: int, vocab: int, head_dim:
 
 
 def gigabytes(assignments: dict[str, Assignment]) -> float:
-    return sum(
-        math.prod(a.tensor.shape[:-1]) * a.type.row_bytes(a.tensor.row_weights) for a in assignments.values()
-    ) / 1e9
+    return (
+        sum(math.prod(a.tensor.shape[:-1]) * a.type.row_bytes(a.tensor.row_weights) for a in assignments.values()) / 1e9
+    )
 
 
 MISTRAL_7B = ModelFacts("llama", 32, 32, 8)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from convert.checkpoint import Checkpoint
+from convert.documents import read_object
 from convert.errors import FormatError, MappingError, SourceError
 from convert.families import family_of_class
 from convert.families.table import Cut, Family, dropped
@@ -31,10 +32,11 @@ def open_hf(folder: Path) -> Checkpoint:
     """
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder", "give the folder that holds config.json and the weights")
-    config = read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
     family = family_of_class(_architecture(config))
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown")
+    quantization = config.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
         raise SourceError(
             f"config.json: the weights are quantized already ({method})",
             "start from the 16-bit checkpoint, or dequantize it with transformers first",
@@ -42,6 +44,7 @@ def open_hf(folder: Path) -> Checkpoint:
     spec = family.read_config(config)
     tensors, reasons = _canonical(family, spec, _stored(folder))
 
+    @cache
     def vocabulary() -> Vocabulary:
         return read_vocabulary(folder, spec.vocab)
 
@@ -53,26 +56,6 @@ def open_hf(folder: Path) -> Checkpoint:
         provenance=read_provenance(folder, config, tensors.values(), spec),
         notes=(*_left_out(reasons), *_not_carried(spec)),
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        SourceError: the file is not there.
-        FormatError: it holds no JSON object.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SourceError(
-            f"{path}: no such file", "give the folder of a Hugging Face checkpoint, with config.json in it"
-        ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise FormatError(f"{path.name}: no JSON ({error})", "download the file again") from error
-    if not isinstance(data, dict):
-        raise FormatError(f"{path.name}: no JSON object", "download the file again")
-    return data
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
@@ -103,7 +86,7 @@ def _stored(folder: Path) -> list[FileTensor]:
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise FormatError(f"{index.name}: weight_map is missing or no table of file names", "download it again")
     for name in set(weight_map.values()):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convert.documents import member, read_object_if_any
 from convert.errors import FormatError
-from convert.tokenizer.documents import member, read_object_if_any
 from convert.tokenizer.vocabulary import TokenType, check_token_id
 
 _CONFIG = "tokenizer_config.json"

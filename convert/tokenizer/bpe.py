@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from convert.documents import member, read_object, read_object_if_any
 from convert.errors import FormatError, SourceError
 from convert.tokenizer.added import AddedToken, added_token, named_special_tokens, read_added_tokens
-from convert.tokenizer.documents import member, read_object, read_object_if_any
 from convert.tokenizer.pretokenizer import TAKES_WHOLE_WORDS, name_pre_tokenizer
 from convert.tokenizer.special import read_special
 from convert.tokenizer.template import read_chat_templates
@@ -45,7 +45,8 @@ def _byte_level(
     folder: Path, tokenizer: dict[str, Any], pieces: dict[int, str], added: dict[int, AddedToken], vocab_size: int
 ) -> Vocabulary:
     """As llama.cpp's `_set_vocab_gpt2` (conversion/base.py), but for the pre-tokenizer, see pretokenizer.py."""
-    pre, notes = name_pre_tokenizer(tokenizer, pieces)
+    tokens = _texts(pieces, added, vocab_size)
+    pre, notes = name_pre_tokenizer(tokenizer, tokens)
     merges = _merges(tokenizer)
     whole_words = bool(tokenizer["model"].get("ignore_merges"))
     if whole_words != (pre in TAKES_WHOLE_WORDS) and (unreached := _unreached(pieces, added, merges)):
@@ -59,7 +60,7 @@ def _byte_level(
         source=_FILE,
         model="gpt2",
         pre=pre,
-        tokens=_texts(pieces, added, vocab_size),
+        tokens=tokens,
         types=[_type(token_id, pieces, added) for token_id in range(vocab_size)],
         merges=[f"{left} {right}" for left, right in merges],
         special_ids=special_ids,

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from convert.documents import member
 from convert.errors import FormatError, SourceError
-from convert.tokenizer.documents import member
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -41,12 +41,12 @@ _NAMES = {
 TAKES_WHOLE_WORDS = frozenset({"tekken", "llama-bpe"})
 
 
-def name_pre_tokenizer(tokenizer: dict[str, Any], pieces: dict[int, str]) -> tuple[str, tuple[str, ...]]:
+def name_pre_tokenizer(tokenizer: dict[str, Any], tokens: list[str]) -> tuple[str, tuple[str, ...]]:
     """llama.cpp's name for the pre-tokenizer of a byte-level tokenizer.json, and notes on what it does differently.
 
     Args:
         tokenizer: the content of the file.
-        pieces: the tokens of its model by id.
+        tokens: the text of each id.
 
     Raises:
         SourceError: llama.cpp has no pre-tokenizer that does the same, as far as known here.
@@ -63,7 +63,7 @@ def name_pre_tokenizer(tokenizer: dict[str, Any], pieces: dict[int, str]) -> tup
     if name is None:
         raise _unknown(steps)
     notes = []
-    if name == "llama-bpe" and _is_tekken(pieces):
+    if name == "llama-bpe" and _is_tekken(tokens):
         name = "tekken"
         notes.append(
             "tokenizer.json splits text as Llama 3 does, a known mistake in files made from Tekken; "
@@ -76,15 +76,13 @@ def name_pre_tokenizer(tokenizer: dict[str, Any], pieces: dict[int, str]) -> tup
     return name, tuple(notes)
 
 
-def _is_tekken(pieces: dict[int, str]) -> bool:
+def _is_tekken(tokens: list[str]) -> bool:
     """Whether this is Mistral's vocabulary: its special tokens, then the 256 bytes in order from id 1000 on.
 
     Older transformers gave it the split of Llama 3 (transformers tokenization_utils_tokenizers.py,
     `_patch_mistral_regex`).
     """
-    return [pieces.get(token_id) for token_id in (0, 1, 2, 3, 1000, 1255)] == [
-        "<unk>", "<s>", "</s>", "[INST]", "\u0100", "\u00ff"
-    ]  # fmt: skip
+    return tokens[:4] == ["<unk>", "<s>", "</s>", "[INST]"] and tokens[1000:1256:255] == ["\u0100", "\u00ff"]
 
 
 def _steps(pre_tokenizer: dict[str, Any]) -> list[dict[str, Any]]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from convert.documents import read_object_if_any
 from convert.errors import FormatError, SourceError
 from convert.tokenizer.added import AddedToken, read_added_tokens
-from convert.tokenizer.documents import read_object_if_any
 from convert.tokenizer.special import read_special
 from convert.tokenizer.template import read_chat_templates
 from convert.tokenizer.vocabulary import TokenType, Vocabulary, check_token_id, unused_token

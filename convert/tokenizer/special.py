@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from convert.documents import member, read_object_if_any
 from convert.errors import FormatError
-from convert.tokenizer.documents import member, read_object_if_any
 
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "mask")
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from convert.documents import read_object
 from convert.errors import FormatError
-from convert.tokenizer.documents import read_object
 from convert.tokenizer.template import read_chat_templates
 from convert.tokenizer.vocabulary import TokenType, Vocabulary, check_token_id, unused_token
 

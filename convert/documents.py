@@ -1,4 +1,4 @@
-"""Reading the JSON files around a tokenizer, none of which is trusted."""
+"""Reading the JSON files beside the weights, none of which is trusted."""
 
 from __future__ import annotations
 

@@ -1,0 +1,58 @@
+# Each target sets up what it needs on a machine with Python, a C++ compiler and make.
+# The first build of llama-cpp-python takes about four minutes; pip keeps the wheel.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+LLAMA_CPP := build/llama.cpp
+export MCONV_LLAMA_CPP := $(abspath $(LLAMA_CPP))
+
+.PHONY: demo test lint bench peers clean
+
+demo: $(VENV)/.runtime
+	$(BIN)/python examples/demo.py
+
+test: lint $(LLAMA_CPP)/.source
+	$(BIN)/python -m pytest -n auto --dist loadgroup
+
+lint: $(VENV)/.development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.development peers
+	PATH="$(abspath $(BIN)):$$PATH" MCONV_LLAMA_PERPLEXITY="$(abspath build/peers/bin/llama-perplexity)" \
+		$(BIN)/python benchmarks/run.py
+
+# llama-perplexity, built as the llama-cpp-python wheel builds llama.cpp.
+peers: build/peers/bin/llama-perplexity
+
+build/peers/bin/llama-perplexity: $(LLAMA_CPP)/.source
+	$(PIP) install --quiet cmake ninja
+	$(BIN)/cmake -G Ninja -S $(LLAMA_CPP) -B build/peers -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+		-DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
+	$(BIN)/cmake --build build/peers --target llama-perplexity
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt $(VENV)/bin/python
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.development: $(VENV)/.runtime
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# The source of llama-cpp-python carries llama.cpp, whose own converter the tests and benchmarks run beside ours.
+$(LLAMA_CPP)/.source: $(VENV)/.development
+	mkdir -p build
+	$(PIP) download --quiet --no-deps --no-binary llama-cpp-python --constraint constraints.txt --dest build llama-cpp-python
+	rm -rf $(LLAMA_CPP) && mkdir -p $(LLAMA_CPP)
+	tar --extract --gzip --file build/llama_cpp_python-*.tar.gz --directory $(LLAMA_CPP) --strip-components 3 \
+		--wildcards '*/vendor/llama.cpp'
+	touch $@
+
+clean:
+	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache

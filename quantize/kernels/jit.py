@@ -1,0 +1,69 @@
+"""How the kernels are compiled, and where the compiled code is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numba import config, extending, njit, types
+from numba.misc.appdirs import AppDirs
+
+# Numba declares less than it takes and gives.
+_njit: Any = njit
+_config: Any = config
+
+# No fast-math flag, ever: LLVM must keep each float32 operation and its order (see docs/kernels.md).
+_OPTIONS = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+
+# rows, kind, blocks, blocks a row, importance (or 0), out: addresses and counts, see `quantize.kernels.quantize_rows`.
+_SIGNATURE = types.void(types.intp, types.intp, types.intp, types.intp, types.intp, types.intp)
+
+jit: Any = _njit(no_cpython_wrapper=True, **_OPTIONS)
+"""The decorator of every function that a kernel calls."""
+
+intrinsic: Any = extending.intrinsic
+"""The decorator of every function that emits LLVM instructions; typed as it is called, not as it is written."""
+
+
+def _cache_folder() -> Path | None:
+    """A writable folder for compiled kernels, or None where there is none.
+
+    Its name holds a digest of these sources, since Numba's own check looks at the file of the kernel alone and would
+    miss a change in the pieces it shares with others.
+    """
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    root = os.environ.get("NUMBA_CACHE_DIR") or AppDirs("mconv", appauthor=False).user_cache_dir
+    folder = Path(root) / f"kernels-{digest.hexdigest()[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return None
+    return folder
+
+
+def compile_kernel(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile a kernel, or load it from the cache; where the cache cannot be used the code lives in memory alone."""
+    folder = _cache_folder()
+    if folder is not None:
+        configured = _config.CACHE_DIR
+        _config.CACHE_DIR = str(folder)
+        try:
+            return _compiled(_njit(cache=True, **_OPTIONS)(function))
+        except OSError:  # the folder filled up, or went away
+            pass
+        finally:
+            _config.CACHE_DIR = configured
+    return _compiled(_njit(**_OPTIONS)(function))
+
+
+def _compiled(dispatcher: Any) -> Callable[..., None]:
+    dispatcher.compile(_SIGNATURE)
+    dispatcher.disable_compile()
+    return dispatcher

@@ -1,0 +1,200 @@
+"""`mval generate`: models that follow a script, templates of every temper, and the flags."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import tiny_gguf
+from conftest import Result
+from tiny_gguf import byte, control
+
+from convert.errors import FormatError, UsageError
+from validate.chat import render_chat
+from validate.cli import cli
+from validate.flags import find_flags, loop_period
+from validate.generation import Generation, generate
+from validate.runtime import Runtime
+
+TEMPLATE = "{{ bos_token }}{% for m in messages %}[INST]{{ m['content'] }}[/INST]{% endfor %}"
+USER = [{"role": "user", "content": "hi"}]
+
+
+def script(*tokens: int) -> dict[int, int]:
+    """Each token is followed by the next, the last one by EOS."""
+    return dict(itertools.pairwise([*tokens, tiny_gguf.EOS]))
+
+
+def answers(path: Path, prompt: str = "hi", max_tokens: int = 50) -> list[Generation]:
+    with Runtime(path, threads=1) as runtime:
+        return generate(runtime, prompt, max_tokens)
+
+
+def test_with_the_template_and_without(tmp_path: Path) -> None:
+    steps = script(control("[/INST]"), byte("y"), byte("e"), byte("s")) | script(byte("i"), byte("!"))
+    chat, plain = answers(tiny_gguf.write_script(tmp_path / "m.gguf", steps, TEMPLATE))
+    assert (chat.template, chat.text, chat.tokens, chat.finish_reason, chat.flags) == (True, "yes", 3, "stop", [])
+    assert (plain.template, plain.text, plain.tokens, plain.finish_reason, plain.flags) == (False, "!", 1, "stop", [])
+    assert chat.tokens_per_second is not None
+    assert chat.tokens_per_second > 0
+
+
+def test_a_file_without_a_template_gives_one_answer(tmp_path: Path) -> None:
+    (only,) = answers(tiny_gguf.write_script(tmp_path / "m.gguf", script(byte("i"), byte("!"))))
+    assert (only.template, only.text) == (False, "!")
+
+
+def test_a_spelled_control_token_is_one_token_of_the_prompt(tmp_path: Path) -> None:
+    path = tiny_gguf.write_script(tmp_path / "m.gguf", script(control("[/INST]"), byte("y")))
+    (only,) = answers(path, "[INST]hi[/INST]")
+    assert only.text == "y"
+
+
+def test_the_limit_ends_an_answer(tmp_path: Path) -> None:
+    path = tiny_gguf.write_script(tmp_path / "m.gguf", script(*(byte(c) for c in "iabcdef")))
+    (cut,) = answers(path, max_tokens=3)
+    (whole,) = answers(path, max_tokens=6)
+    assert (cut.text, cut.tokens, cut.finish_reason) == ("abc", 3, "length")
+    assert (whole.text, whole.finish_reason) == ("abcdef", "length")
+
+
+def test_a_prompt_longer_than_a_batch(tmp_path: Path) -> None:
+    path = tiny_gguf.write_script(tmp_path / "m.gguf", script(byte("z"), byte("!")))
+    (only,) = answers(path, "a" * 1200 + "z")
+    assert only.text == "!"
+
+
+def test_a_prompt_without_tokens(tmp_path: Path) -> None:
+    path = tiny_gguf.write_script(tmp_path / "m.gguf", {}, adds_bos=False)
+    with pytest.raises(UsageError, match="the prompt has no tokens"):
+        answers(path, "")
+
+
+def test_an_empty_prompt_is_bos(tmp_path: Path) -> None:
+    path = tiny_gguf.write_script(tmp_path / "m.gguf", {tiny_gguf.BOS: byte("a")})
+    (only,) = answers(path, "")
+    assert only.text == "a"
+    # A prompt that is BOS alone gets no second one.
+    (same,) = answers(path, "<s>")
+    assert same.text == "a"
+
+
+@pytest.mark.parametrize(
+    ("steps", "flags"),
+    [
+        (script(byte("i")), ["empty"]),
+        (script(byte("i"), byte(" "), byte("\n")), ["empty"]),
+        (script(byte("i"), control("[THINK]"), byte("a")), ["unfinished_think"]),
+        (script(byte("i"), control("[THINK]"), byte("a"), control("[/THINK]"), byte("b")), []),
+        (script(byte("i"), byte("a"), control("[INST]"), byte("b")), ["control_tokens"]),
+        (script(byte("i"), *(byte(c) for c in "ab</s")) | {byte("s"): byte(">")}, ["control_tokens"]),
+        ({byte("i"): byte("a"), byte("a"): byte("b"), byte("b"): byte("a")}, ["loop"]),
+        ({byte("i"): control("[THINK]"), control("[THINK]"): control("[THINK]")}, ["unfinished_think", "loop"]),
+    ],
+)
+def test_flags_of_real_answers(tmp_path: Path, steps: dict[int, int], flags: list[str]) -> None:
+    (only,) = answers(tiny_gguf.write_script(tmp_path / "m.gguf", steps))
+    assert only.flags == flags
+
+
+@pytest.mark.parametrize(
+    ("tokens", "period"),
+    [
+        ([], 0),
+        ([5] * 23, 0),
+        ([5] * 24, 1),
+        ([1, 2, 3, *[5] * 24], 1),
+        ([*[5] * 24, 1], 0),
+        ([1, 2, 3] * 8, 3),
+        ([9, 8, *[1, 2, 3] * 8, 1], 3),
+        (list(range(10)) * 3, 0),
+        (list(range(10)) * 4, 10),
+        (list(range(1000)) * 4, 1000),
+        ([7, *list(range(1000)) * 4][:4000], 0),
+        (list(range(100)), 0),
+    ],
+)
+def test_loops(tokens: Sequence[int], period: int) -> None:
+    assert loop_period(tokens) == period
+
+
+def test_loops_take_linear_time_in_the_worst_case() -> None:
+    # Forty thousand tokens that are nearly, and everywhere, a loop: a quadratic search would need minutes.
+    assert loop_period([1, *[2] * 20_000] * 2) == 1
+    assert loop_period([*[2] * 20_000, 1] * 2) == 0
+
+
+def test_the_prompt_may_open_the_thinking() -> None:
+    assert find_flags("[/INST][THINK]", "so", [1], []) == ["unfinished_think"]
+    assert find_flags("[/INST][THINK]", "so[/THINK]yes", [1], []) == []
+    assert find_flags("[SYSTEM_PROMPT]use [THINK]x[/THINK][/SYSTEM_PROMPT]", "yes", [1], []) == []
+
+
+def test_a_template_has_what_templates_expect() -> None:
+    template = (
+        "{{ bos_token }}{% for m in messages %}\n  {% if loop.index > 9 %}{% break %}{% endif %}\n"
+        "{{ m | tojson }}{% endfor %}{{ strftime_now('%Y') | length }}{{ add_generation_prompt }}{{ eos_token }}"
+    )
+    text = render_chat(template, [{"role": "user", "content": "<\u00e9>"}], "<s>", "</s>")
+    assert text == "<s>" + json.dumps({"role": "user", "content": "<\u00e9>"}, ensure_ascii=False) + "4True</s>"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("mistral-v7-tekken", "it is the text 'mistral-v7-tekken', not Jinja"),
+        ("{% if %}", "TemplateSyntaxError"),
+        ("{{ raise_exception('roles must alternate') }}", "TemplateError: roles must alternate"),
+        ("{{ messages[0].nothing.deeper }}", "UndefinedError"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ ''.__class__.__mro__ }}", "SecurityError"),
+        ("{{ messages.append(1) }}", "SecurityError"),
+        ("{{ cycler.__init__.__globals__.os.system('true') }}", "SecurityError"),
+        ("{{ 'a' * 20000000 }}", "it gives 20000000 characters"),
+        ("{{ 'a' * 100000000000 }}", "MemoryError"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "too much time"),
+    ],
+)
+def test_a_template_that_fails_says_why(template: str, reason: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        render_chat(template, USER, "<s>", "</s>")
+    assert reason in caught.value.what
+
+
+def test_a_template_that_fails_leaves_the_plain_answer(tmp_path: Path) -> None:
+    path = tiny_gguf.write_script(tmp_path / "m.gguf", script(byte("i"), byte("!")), "{{ raise_exception('no') }}")
+    chat, plain = answers(path)
+    assert (chat.text, chat.tokens, chat.finish_reason, chat.flags) == ("", 0, "error", ["template_error"])
+    assert chat.error == "the chat template fails: TemplateError: no"
+    assert plain.text == "!"
+
+
+def test_json(command: Callable[..., Result], tmp_path: Path) -> None:
+    path = tiny_gguf.write_script(tmp_path / "m.gguf", script(byte("i"), byte("!")), TEMPLATE)
+    result = command(cli, "generate", path, path, "--prompt", "hi", "--prompt", "i", "--max-tokens", 5, "--json")
+    assert result.code == 0
+    assert list(result.json) == ["schema_version", "results"]
+    rows = result.json["results"]
+    expected = [(prompt, template) for prompt in ("hi", "i") for template in (True, False)]
+    assert [(row["prompt"], row["template"]) for row in rows] == expected * 2
+    assert list(rows[0])[:4] == ["file", "prompt", "template", "text"]
+    assert set(rows[0]) >= {"tokens", "tokens_per_second", "flags", "finish_reason", "error"}
+
+
+def test_the_table_prints_no_escape_sequences(command: Callable[..., Result], tmp_path: Path) -> None:
+    path = tiny_gguf.write_script(tmp_path / "m.gguf", script(byte("i"), byte("\x1b"), byte("\n"), byte("c")))
+    result = command(cli, "generate", path, "--prompt", "hi")
+    assert result.code == 0
+    assert len(result.out.splitlines()) == 2
+    assert r"\x1b\nc" in result.out
+
+
+def test_the_error_of_a_bad_file(command: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF")
+    result = command(cli, "generate", path, "--prompt", "hi", "--json")
+    assert (result.code, result.out) == (3, "")
+    assert "cannot load it" in result.err

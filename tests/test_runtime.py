@@ -1,0 +1,177 @@
+"""llama.cpp behind `Runtime`: what it says of a file, what it refuses, and the AMX trap."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import tiny_gguf
+
+from convert.errors import FormatError, SourceError
+from validate import amx
+from validate.runtime import Runtime
+
+KILLED = (sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})")
+CLEAN = (sys.executable, "-c", "")
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_gguf.write_noise(tmp_path_factory.mktemp("noise") / "noise.gguf")
+
+
+def test_vocabulary_and_metadata(tmp_path: Path) -> None:
+    template = "{{ bos_token }}" + "x" * 10_000 + "\u00e9"
+    with Runtime(tiny_gguf.write_script(tmp_path / "m.gguf", {}, template), threads=1) as runtime:
+        assert runtime.metadata("tokenizer.chat_template") == template
+        assert runtime.metadata("general.architecture") == "llama"
+        assert runtime.metadata("general.nothing") is None
+        assert runtime.vocab_size == tiny_gguf.VOCAB
+        assert (runtime.bos, runtime.eos, runtime.adds_bos) == (tiny_gguf.BOS, tiny_gguf.EOS, True)
+        assert runtime.spelling(runtime.eos) == "</s>"
+        assert runtime.spelling(-1) == ""
+        assert runtime.control_tokens() == ["<s>", "</s>", *tiny_gguf.CONTROL]
+        assert runtime.ends(tiny_gguf.EOS)
+        assert not runtime.ends(tiny_gguf.byte("a"))
+
+
+def test_tokens_and_text(noise: Path) -> None:
+    text = "[INST]h\u00e9[/INST]"
+    with Runtime(noise, threads=1) as runtime:
+        plain = runtime.tokenize(text)
+        parsed = runtime.tokenize(text, add_special=False, parse_special=True)
+        assert plain.tolist() == [tiny_gguf.BOS, *(tiny_gguf.FIRST_BYTE + value for value in text.encode())]
+        assert len(parsed) == 5
+        assert parsed[0] == tiny_gguf.control("[INST]")
+        assert runtime.text(plain[1:].tolist()) == text
+        assert runtime.text(parsed.tolist()) == text
+        assert runtime.text(parsed[1:3].tolist()) == "h\ufffd"
+
+
+def test_a_lone_surrogate_does_not_reach_llama_cpp(noise: Path) -> None:
+    with Runtime(noise, threads=1) as runtime:
+        assert runtime.tokenize("\ud800", add_special=False).tolist() == [tiny_gguf.byte("?")]
+
+
+def test_logits_do_not_depend_on_the_batch(noise: Path) -> None:
+    tokens = np.arange(2 * 24, dtype=np.int32).reshape(2, 24) % 200 + tiny_gguf.FIRST_BYTE
+    with Runtime(noise, threads=1) as runtime:
+        with runtime.context(24, sequences=2, rows=48) as context:
+            together = context.decode(tokens, 0, rows=24).copy()
+        with runtime.context(24, rows=4) as context:
+            for sequence in range(2):
+                context.clear()
+                for start in range(0, 24, 4):
+                    part = context.decode(tokens[sequence : sequence + 1, start : start + 4], start, rows=4)
+                    # Attention over f16 keys and values adds up in another order: a rounding of some 1e-3 of a logit.
+                    np.testing.assert_allclose(part[0], together[sequence, start : start + 4], atol=5e-3)
+
+
+def test_rows_are_the_last_of_each_sequence(noise: Path) -> None:
+    tokens = np.arange(2 * 8, dtype=np.int32).reshape(2, 8) + tiny_gguf.byte("a")
+    with Runtime(noise, threads=1) as runtime, runtime.context(8, sequences=2, rows=16) as context:
+        every = context.decode(tokens, 0, rows=8).copy()
+        context.clear()
+        last = context.decode(tokens, 0, rows=3)
+        np.testing.assert_array_equal(last, every[:, 5:])
+        context.clear()
+        assert context.decode(tokens, 0, rows=0).shape == (2, 0, tiny_gguf.VOCAB)
+
+
+def test_a_context_that_is_full_is_an_error(noise: Path) -> None:
+    with Runtime(noise, threads=1) as runtime, runtime.context(256) as context:
+        context.decode(np.full((1, 256), 5, np.int32), 0, rows=1)
+        with pytest.raises(SourceError, match="cannot run it"):
+            context.decode(np.full((1, 1), 5, np.int32), 256, rows=1)
+
+
+@pytest.mark.parametrize("content", [b"", b"GGU", b"PK\x03\x04" + bytes(100)])
+def test_not_a_gguf_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match="not a GGUF file"):
+        Runtime(path)
+
+
+@pytest.mark.parametrize("keep", [4, 8, 30, 1000, 5000, -100_000, -1])
+def test_a_truncated_file_names_the_reason(tmp_path: Path, noise: Path, keep: int) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(noise.read_bytes()[:keep])
+    with pytest.raises(FormatError, match=r"cannot load it: .*(failed to read|exceeds|not within the file bounds)"):
+        Runtime(path)
+
+
+def test_an_unknown_architecture_is_named(tmp_path: Path, noise: Path) -> None:
+    path = tmp_path / "m.gguf"
+    name = gguf.Keys.General.ARCHITECTURE.encode()
+    value = name + (8).to_bytes(4, "little") + (5).to_bytes(8, "little")
+    data = noise.read_bytes()
+    assert value + b"llama" in data
+    path.write_bytes(data.replace(value + b"llama", value + b"lhama"))
+    with pytest.raises(FormatError, match="unknown model architecture: 'lhama'"):
+        Runtime(path)
+
+
+def test_a_file_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Runtime(tmp_path / "m.gguf")
+
+
+def test_cpu_flags() -> None:
+    info = "processor\t: 0\nvmx flags\t: ept\nflags\t\t: fpu amx_tile avx2\n\nprocessor\t: 1\nflags\t\t: fpu\n"
+    assert amx.cpu_flags(info) == {"fpu", "amx_tile", "avx2"}
+    assert amx.cpu_flags("processor\t: 0\nFeatures\t: asimd\n") == frozenset()
+
+
+def test_a_probe_that_dies_of_a_signal_takes_the_safe_way() -> None:
+    assert not amx.survives_extra_buffers({"amx_tile"}, KILLED)
+
+
+def test_a_probe_that_cannot_start_takes_the_safe_way(tmp_path: Path) -> None:
+    assert not amx.survives_extra_buffers({"amx_tile"}, (str(tmp_path / "nothing"),))
+
+
+def test_a_probe_that_ends_well_takes_the_fast_way() -> None:
+    assert amx.survives_extra_buffers({"amx_tile"}, CLEAN)
+
+
+def test_without_amx_nothing_is_tried(tmp_path: Path) -> None:
+    trace = tmp_path / "tried"
+    probe = (sys.executable, "-c", f"open({str(trace)!r}, 'w')")
+    assert amx.survives_extra_buffers({"avx2"}, probe)
+    assert not trace.exists()
+
+
+def test_the_real_probe_runs() -> None:
+    # On a machine whose AMX faults the child dies, as it is meant to: there is no other clean answer to check there.
+    if "amx_tile" in amx.cpu_flags(amx.CPU_INFO.read_text()):
+        pytest.skip("this processor lists AMX, so the probe may rightly fail")
+    assert amx.survives_extra_buffers({"amx_tile"}, amx.PROBE)
+
+
+def test_the_safe_way_is_said_once_and_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("flags\t: amx_tile\n")
+    model = tiny_gguf.write_noise(tmp_path / "q8.gguf", quantization=gguf.GGMLQuantizationType.Q8_0)
+    tokens = np.full((1, 32), tiny_gguf.byte("a"), np.int32)
+    amx.use_extra_buffers.cache_clear()
+    with Runtime(model, threads=1) as runtime, runtime.context(32) as context:
+        fast = context.decode(tokens, 0, rows=1).copy()
+    monkeypatch.setattr(amx, "CPU_INFO", info)
+    monkeypatch.setattr(amx, "PROBE", KILLED)
+    amx.use_extra_buffers.cache_clear()
+    try:
+        for _ in range(2):
+            with Runtime(model, threads=1) as runtime, runtime.context(32) as context:
+                safe = context.decode(tokens, 0, rows=1).copy()
+    finally:
+        amx.use_extra_buffers.cache_clear()
+    assert capfd.readouterr().err.count("AMX") == 1
+    # Two kernels for one product: they add in another order, and round the keys and values to f16 afterwards.
+    np.testing.assert_allclose(safe, fast, atol=5e-3)

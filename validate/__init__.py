@@ -1,0 +1,1 @@
+"""mval: is the artifact what the source was, and how much did it lose."""

@@ -1,0 +1,48 @@
+"""llama.cpp's log: kept off the terminal, with the cause of a failure kept for our own messages."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR, ggml/include/ggml.h
+
+
+class LlamaLog:
+    """The error lines that llama.cpp wrote since the last `clear`.
+
+    Args:
+        callback_type: the ctypes function type of llama.cpp's log callback.
+    """
+
+    def __init__(self, callback_type: Any) -> None:
+        self._errors: list[str] = []
+        # llama.cpp keeps a bare pointer to it: it has to live as long as this object.
+        self.callback = callback_type(self._receive)
+
+    def clear(self) -> None:
+        """Forget the lines of earlier calls."""
+        self._errors.clear()
+
+    def cause(self) -> str:
+        """What went wrong: the first error line, since those after it only say which callers failed too."""
+        if not self._errors:
+            return "llama.cpp gives no reason"
+        # "llama_model_load: error loading model: unknown model architecture": names of functions help nobody.
+        _, _, message = self._errors[0].partition(": ")
+        return message.removeprefix("error loading model: ") or self._errors[0]
+
+    def _receive(self, level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
+        if level == ERROR_LEVEL:
+            self._errors.append(text.decode("utf-8", "replace").strip())
+
+
+@functools.cache
+def llama_log() -> LlamaLog:
+    """Take over llama.cpp's log, once for the process."""
+    import llama_cpp
+
+    log = LlamaLog(llama_cpp.llama_log_callback)
+    llama_cpp.llama_log_set(log.callback, ctypes.c_void_p(0))
+    return log
