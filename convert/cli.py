@@ -53,7 +53,8 @@ def hf_to_gguf(
     from convert.encodings import encode_floats
     from convert.layouts.gguf import model_targets, plan_conversion, source_type
     from convert.layouts.hf import open_hf
-    from convert.run import Output, check_outputs, default_threads, run
+    from convert.run import Output, check_outputs, run
+    from convert.threads import default_threads
     from convert.types import BlockType
 
     checkpoint = open_hf(source)

@@ -68,11 +68,6 @@ class _Job:
         return sum((self.stop - self.start) * tensor.row_bytes for _, tensor in self.destinations)
 
 
-def default_threads() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def check_outputs(outputs: Sequence[Output], *, overwrite: bool) -> None:
     """Refuse what could not end well, before anything is written.
 

@@ -66,7 +66,8 @@ def cli(
       mquant Mistral-7B-Instruct-v0.3/ --type Q4_K_M --type Q6_K --output-dir gguf/
       mquant model-bf16.gguf --type IQ4_XS --imatrix imatrix.gguf --output model-IQ4_XS.gguf
     """
-    from convert.run import Output, check_outputs, default_threads, run
+    from convert.run import Output, check_outputs, run
+    from convert.threads import default_threads
     from convert.types import find_block_type
     from quantize.assign import TypeOptions
     from quantize.encode import BlockEncoder

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from convert.encodings import find_not_finite, widen
+from convert.encodings import widen
 from convert.errors import QuantizationError
 from convert.families.table import Target
 from convert.types import BlockType
@@ -76,12 +76,17 @@ def _exceeds_float16(rows: np.ndarray) -> bool:
 
 
 def _check_scales(target: Target, kind: BlockType, rows: np.ndarray, blocks: np.ndarray, first_row: int) -> None:
-    """Refuse blocks whose float16 scale overflowed."""
-    bad = find_not_finite(_decode(kind, blocks, rows.shape[1]))
-    if bad is not None:
-        # The whole block is lost with its scale; the largest weight of the row is to blame.
-        column = int(np.abs(widen(rows[bad[0]])).argmax())
+    """Refuse blocks that lost their weights to an overflow: a scale of infinity, or IQ4_XS's plausible nonsense."""
+    values = widen(rows)
+    decoded = _decode(kind, blocks, rows.shape[1])
+    columns = np.abs(values).argmax(axis=1)
+    largest = np.take_along_axis(values, columns[:, None], axis=1)[:, 0].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        errors = np.abs(np.take_along_axis(decoded, columns[:, None], axis=1)[:, 0] - largest)
+    # Even two bits bring the largest weight of a row back to within a factor of two; NaN compares false.
+    lost = np.flatnonzero(~(errors <= np.abs(largest) / 2))
+    if lost.size:
         raise QuantizationError(
-            f"{target.place(first_row + bad[0], column)} is too large for {kind.name}",
+            f"{target.place(first_row + lost[0], columns[lost[0]])} is too large for {kind.name}",
             "give this tensor a type with a wider range, such as --tensor-type NAME=bf16",
         )

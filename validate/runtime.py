@@ -34,7 +34,7 @@ class Runtime:
     def __init__(self, path: Path, threads: int | None = None) -> None:
         import llama_cpp
 
-        from convert.run import default_threads
+        from convert.threads import default_threads
 
         self.path = path
         self.threads = threads or default_threads()
