@@ -13,6 +13,8 @@ from convert.console import emit_json, emit_table, format_bytes, note, run_comma
 if TYPE_CHECKING:
     from convert.plan import Plan
 
+# Whether a path can be read is for the code that opens it to say.
+path_type = click.Path(path_type=Path, readable=False)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print the plan with its exact sizes; write nothing.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
@@ -28,8 +30,8 @@ def cli() -> None:
 
 
 @cli.command("hf-to-gguf")
-@click.argument("source", type=click.Path(path_type=Path), metavar="SRC")
-@click.argument("output", type=click.Path(path_type=Path), metavar="OUT.gguf")
+@click.argument("source", type=path_type, metavar="SRC")
+@click.argument("output", type=path_type, metavar="OUT.gguf")
 @click.option(
     "--outtype",
     type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"], case_sensitive=False),
@@ -58,16 +60,17 @@ def hf_to_gguf(
     from convert.types import BlockType
 
     checkpoint = open_hf(source)
+    # Shapes first: a vocabulary is filled up to the size that the configuration claims.
+    targets = model_targets(checkpoint)
     for line in (*checkpoint.notes, *checkpoint.vocabulary().notes):
         note(f"note: {line}")
-    targets = model_targets(checkpoint)
     kind = source_type(targets) if outtype == "auto" else BlockType[outtype.upper()]
     if outtype == "auto" and any(target.rows.dtype == "F32" and len(target.shape) > 1 for target in targets):
         note(f"note: float32 matrices are rounded to {kind.name}; --outtype f32 keeps them")
     plan = plan_conversion(checkpoint, targets, kind)
     outputs = [Output(plan, output)]
     if not dry_run:
-        check_outputs(outputs, overwrite=overwrite)
+        check_outputs(outputs, source.iterdir(), overwrite=overwrite)
         run(outputs, encode_floats, threads=threads or default_threads(), what=output.name)
     if as_json:
         emit_json({"files": [describe(plan, output, kind.name, dry_run)]})

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,7 +24,16 @@ INTERRUPTED = 130
 
 def run_command(command: click.Command) -> None:
     """Run a command line to its end: errors become two lines on stderr, and the process exits with their code."""
+    # The next file to be opened would become a stream that was closed.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    for signal_number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signal_number, _interrupt)
     sys.exit(_exit_code(command))
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _exit_code(command: click.Command) -> int:
@@ -40,9 +51,8 @@ def _exit_code(command: click.Command) -> int:
     except MconvError as error:
         report_error(error.what, error.hint)
         return error.exit_code
-    except BrokenPipeError:
-        # The reader of our stdout went away (`| head`): there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:
+        # The reader of our stdout went away (`| head`), and click saw it first: there is nobody left to tell.
         return INTERRUPTED
     except OSError as error:
         disk = disk_error(error)
@@ -91,7 +101,7 @@ def emit_json(members: dict[str, Any]) -> None:
 
 def emit_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows of text under headers on stdout; columns whose cells are numbers go to the right."""
-    cells = [list(headers), *(list(row) for row in rows)]
+    cells = [list(headers), *([_printable(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
     right = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(headers))]
     for row in cells:
@@ -125,7 +135,12 @@ def _stderr(line: str) -> None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(_printable(text).split())
+
+
+def _printable(text: str) -> str:
+    """A text without the halves of characters that stand for odd bytes in a file's name."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _is_number(cell: str) -> bool:
@@ -135,6 +150,8 @@ def _is_number(cell: str) -> bool:
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if abs(value) != float("inf") and value == value else None
+    if isinstance(value, str):
+        return _printable(value)
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -13,13 +13,16 @@ def read_text(path: Path) -> str:
     """The text of a UTF-8 file.
 
     Raises:
-        SourceError: it cannot be read.
+        SourceError: there is no such file.
         FormatError: it is not UTF-8.
     """
+    # A pipe or a device would be waited for.
+    if path.exists() and not path.is_file():
+        raise SourceError(f"{path.name} is no regular file", "the checkpoint is not what it seems; get it again")
     try:
         return path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise SourceError(f"{path.name}: {error.strerror}", "check that the file is there and can be read") from error
+    except FileNotFoundError as error:
+        raise SourceError(f"{path}: no such file", "give the folder of a checkpoint with all of its files") from error
     except UnicodeDecodeError as error:
         raise FormatError(
             f"{path.name}: byte {error.start} is not UTF-8", "fetch the file again, it is damaged"
@@ -35,7 +38,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path.name}: not JSON ({error})", "fetch the file again, it is cut or damaged") from error
     if not isinstance(content, dict):
         raise FormatError(f"{path.name}: holds no JSON object", "the file is not what its name says")

@@ -7,13 +7,16 @@ key.
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import convert
+from convert.documents import read_object_if_any, read_text
+from convert.errors import MconvError
 from convert.metadata import Metadata, Value, ValueType, array, float32, string, uint32
 from convert.spec import ModelSpec
 from convert.tensors import Tensor
@@ -98,9 +101,14 @@ def _model_name(folder: Path, config: Mapping[str, Any], card: Mapping[str, Any]
     for candidate in (card.get("model_name"), config.get("_name_or_path")):
         if isinstance(candidate, str) and candidate.strip("/. "):
             return candidate.rstrip("/").rsplit("/", 1)[-1]
+    return folder_name(folder)
+
+
+def folder_name(folder: Path) -> str:
+    """The name of a model by its folder: the folder's own, or the repository's for a snapshot in the Hub's cache."""
     name = folder.resolve().name
     if _REVISION.fullmatch(name):
-        # A snapshot in the Hub's cache: models--org--name/snapshots/<revision>.
+        # The cache's layout is models--org--name/snapshots/<revision>.
         cached = [part for part in folder.resolve().parts if part.startswith("models--")]
         return cached[-1].rsplit("--", 1)[-1] if cached else "model"
     return name or "model"
@@ -123,15 +131,16 @@ def _read_card(folder: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        text = (folder / "README.md").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        lines = read_text(folder / "README.md").splitlines()
+    except MconvError:
         return {}
-    match = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
-    if not match:
+    if not lines or lines[0].rstrip() != "---":
         return {}
+    head = list(takewhile(lambda line: line.rstrip() != "---", lines[1:]))
     try:
-        card = yaml.safe_load(match[1])
-    except yaml.YAMLError:
+        # The base loader makes texts only: dates and tags of other types are not taken apart.
+        card = yaml.load("\n".join(head), yaml.BaseLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     return card if isinstance(card, dict) else {}
 
@@ -157,16 +166,11 @@ def _card_metadata(card: Mapping[str, Any]) -> Metadata:
 
 
 def _sampling(folder: Path) -> Metadata:
-    try:
-        generation = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        return {}
-    if not isinstance(generation, dict):
-        return {}
+    generation = read_object_if_any(folder / "generation_config.json")
     return {
         f"general.sampling.{key}": make(generation[member])
         for member, (key, make) in _SAMPLING.items()
-        if isinstance(generation.get(member), (int, float)) and not isinstance(generation[member], bool)
+        if isinstance(generation.get(member), (int, float)) and math.isfinite(generation[member])
     }
 
 

@@ -7,10 +7,12 @@ looks whole.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import stat
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -68,19 +70,29 @@ class _Job:
         return sum((self.stop - self.start) * tensor.row_bytes for _, tensor in self.destinations)
 
 
-def check_outputs(outputs: Sequence[Output], *, overwrite: bool) -> None:
+def check_outputs(outputs: Sequence[Output], inputs: Iterable[Path], *, overwrite: bool) -> None:
     """Refuse what could not end well, before anything is written.
 
+    Args:
+        outputs: what is about to be written.
+        inputs: files that are about to be read.
+        overwrite: whether a file that exists may be replaced.
+
     Raises:
-        UsageError: two outputs share a name.
+        UsageError: two outputs share a name, or an output is an input.
         DiskError: an output exists already, its folder does not, or the disk has no room for all of them.
     """
     if len({output.path.resolve() for output in outputs}) != len(outputs):
         raise UsageError("two outputs would have one name", "give each type once")
+    sources = {source.resolve() for source in inputs}
     needed: dict[Path, int] = {}
     for output in outputs:
+        if not sources.isdisjoint((output.path.resolve(), output.partial.resolve())):
+            raise UsageError(f"{output.path} would overwrite what is read", "choose another name")
         if output.path.is_dir():
             raise DiskError(f"{output.path} is a folder", "give the name of a file")
+        if output.path.exists() and not output.path.is_file():
+            raise DiskError(f"{output.path} is no regular file", "give the name of a file")
         if output.path.exists() and not overwrite:
             raise DiskError(f"{output.path} exists already", "choose another name, or pass --overwrite")
         folder = output.path.parent
@@ -110,13 +122,7 @@ def run(outputs: Sequence[Output], encode: Encode, *, threads: int, what: str) -
         OSError: writing failed.
     """
     with ExitStack() as cleanup:
-        handles = []
-        for output in outputs:
-            cleanup.callback(output.partial.unlink, missing_ok=True)
-            handle = cleanup.enter_context(output.partial.open("wb", buffering=0))
-            handle.truncate(output.plan.size)
-            handles.append(handle.fileno())
-            _write(handles[-1], memoryview(output.plan.header), 0)
+        handles = [_begin(output, cleanup) for output in outputs]
         starts = [len(output.plan.header) for output in outputs]
         jobs = list(_jobs([output.plan for output in outputs]))
         with byte_progress(sum(job.size for job in jobs), what) as bar:
@@ -126,6 +132,38 @@ def run(outputs: Sequence[Output], encode: Encode, *, threads: int, what: str) -
             output.partial.replace(output.path)
         for folder in {output.path.parent for output in outputs}:
             _sync_folder(folder)
+
+
+def _begin(output: Output, cleanup: ExitStack) -> int:
+    """Open the growing file, at its full size and with its header; it goes away with `cleanup` unless it is renamed."""
+    partial = output.partial
+    try:
+        # Neither a link nor a pipe that somebody put there is followed or waited for.
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if partial.is_symlink() or (partial.exists() and not partial.is_file()):
+            raise DiskError(f"{partial} is in the way", "remove it, or choose another name") from error
+        raise
+    cleanup.callback(os.close, handle)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        raise DiskError(f"{partial} is in the way", "remove it, or choose another name")
+    if not _lock(handle, partial):
+        raise DiskError(f"{output.path} is being written by another run", "wait for it, or choose another name")
+    # Only now is the file ours to remove.
+    cleanup.callback(partial.unlink, missing_ok=True)
+    os.ftruncate(handle, 0)
+    os.ftruncate(handle, output.plan.size)
+    _write(handle, memoryview(output.plan.header), 0)
+    return handle
+
+
+def _lock(handle: int, path: Path) -> bool:
+    """Take the file for this run; false where another run has it, or had it and has just given it its final name."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _jobs(plans: Sequence[Plan]) -> Iterator[_Job]:

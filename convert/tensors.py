@@ -37,7 +37,7 @@ class Tensor(Protocol):
 
     @property
     def position(self) -> tuple[int, int]:
-        """Where it stands in the source: (file, place in the file's header). Converters keep this order."""
+        """Where it stands in the source: (file, place in the file). Converters keep this order."""
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop) as stored: (stop - start, row length); raw bytes (rows, row bytes) of a block type."""

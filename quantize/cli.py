@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 import convert
-from convert.cli import describe, dry_run_option, json_option, overwrite_option, threads_option
+from convert.cli import describe, dry_run_option, json_option, overwrite_option, path_type, threads_option
 from convert.console import emit_json, emit_table, format_bytes, note, run_command
 from convert.errors import DiskError, UsageError
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(convert.__version__, prog_name="mquant")
-@click.argument("source", type=click.Path(path_type=Path), metavar="SRC")
+@click.argument("source", type=path_type, metavar="SRC")
 @click.option(
     "--type", "types", multiple=True, required=True, metavar="T", help="File type, such as Q4_K_M; repeatable."
 )
-@click.option("--output-dir", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the files.  [default: .]")
-@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Name of the file, for a single type.")
-@click.option("--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix (GGUF or .dat).")
+@click.option("--output-dir", type=path_type, metavar="DIR", help="Folder of the files.  [default: .]")
+@click.option("--output", type=path_type, metavar="FILE", help="Name of the file, for a single type.")
+@click.option("--imatrix", type=path_type, metavar="FILE", help="Importance matrix (GGUF or .dat).")
 @click.option(
     "--tensor-type",
     "overrides",
@@ -98,7 +98,7 @@ def cli(
     outputs = [Output(plan.plan, output or folder / f"{opened.stem}-{plan.file_type.name}.gguf") for plan in plans]
     if not dry_run:
         _create(folder)
-        check_outputs(outputs, overwrite=overwrite)
+        check_outputs(outputs, [*opened.files, *([imatrix] if imatrix else [])], overwrite=overwrite)
         _prepare_kernels(plans)
         run(outputs, BlockEncoder(matrix), threads=threads or default_threads(), what=opened.stem)
     for plan in plans:

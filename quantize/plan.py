@@ -54,7 +54,7 @@ def plan_quantization(
         UsageError: an override matches nothing.
         QuantizationError: a type that does not fit, needs an importance matrix, or would be quantized a second time.
     """
-    assignments = assign_types(source.tensors(), source.model, file_type, options, matrix is not None)
+    assignments = assign_types(source.tensors, source.model, file_type, options, matrix is not None)
     if not allow_requantize:
         _refuse_requantizing(assignments.values())
     missing = check_importance(assignments.values(), matrix)

@@ -4,7 +4,7 @@ would be."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +13,18 @@ from convert.families.table import Target
 from convert.layouts.gguf import model_metadata, model_targets, stays_float32
 from convert.layouts.gguf_file import DEFAULT_ALIGNMENT, read_gguf
 from convert.layouts.hf import open_hf
-from convert.metadata import Metadata
+from convert.metadata import Metadata, uint32
+from convert.provenance import folder_name
 from convert.rearrange import Rows
 from convert.types import BlockType
 from quantize.assign import SourceTensor
+from quantize.filetypes import FileType
 from quantize.mixture import ModelFacts
 
 # The rules of the mixtures are known for these alone.
 _ARCHITECTURES = ("llama", "mistral3")
-_FLOAT_SUFFIX = re.compile(r"[-._](bf16|f16|f32|fp16|fp32)$", re.IGNORECASE)
+# The type in the name of the source gives way to the new one.
+_TYPE_SUFFIX = re.compile(rf"[-._]({'|'.join(FileType.__members__)}|FP16|FP32)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -31,22 +34,22 @@ class Source:
     Attributes:
         stem: what the names of the quantized files begin with.
         targets: tensors by GGUF name, with where their rows come from.
+        tensors: the same, with the type that the unquantized file has each in.
         metadata: key-value pairs of the unquantized file; the file type is set by each plan.
         model: what the mixtures look at.
         alignment: of the file.
+        files: what it is read from.
         notes: what a user should know.
     """
 
     stem: str
     targets: Mapping[str, Target]
+    tensors: Sequence[SourceTensor]
     metadata: Metadata
     model: ModelFacts
     alignment: int
+    files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
-
-    def tensors(self) -> list[SourceTensor]:
-        """Every tensor with the type that the unquantized file has it in."""
-        return [SourceTensor(target.name, target.shape, _stored_type(target)) for target in self.targets.values()]
 
 
 def open_source(path: Path) -> Source:
@@ -62,25 +65,45 @@ def _open_folder(path: Path) -> Source:
     checkpoint = open_hf(path)
     targets = {target.name: target for target in model_targets(checkpoint)}
     metadata = model_metadata(checkpoint, file_type=0)
-    notes = (*checkpoint.notes, *checkpoint.vocabulary().notes)
-    return Source(path.resolve().name, targets, metadata, _facts(path, metadata), DEFAULT_ALIGNMENT, notes)
+    return Source(
+        stem=folder_name(path),
+        targets=targets,
+        tensors=[
+            _tensor(target, BlockType.F32 if stays_float32(target) else BlockType[target.rows.dtype])
+            for target in targets.values()
+        ],
+        metadata=metadata,
+        model=_facts(path, metadata),
+        alignment=DEFAULT_ALIGNMENT,
+        files=tuple(path.iterdir()),
+        notes=(*checkpoint.notes, *checkpoint.vocabulary().notes),
+    )
 
 
 def _open_gguf(path: Path) -> Source:
     file = read_gguf(path)
-    if "split.count" in file.metadata and file.metadata["split.count"].content > 1:
+    if file.metadata.get("split.count", uint32(1)).content not in (0, 1):
         raise FormatError(
             f"{path.name} is one part of a split model", "merge the parts first with llama-gguf-split --merge"
         )
+    if not file.tensors:
+        raise FormatError(f"{path.name} has no tensors", "give a whole model, not a vocabulary")
     # Where a shard ended has no meaning in the quantized file.
     metadata = {key: value for key, value in file.metadata.items() if not key.startswith("split.")}
     targets = {tensor.name: Target(tensor.name, tensor.shape, Rows((tensor,))) for tensor in file.tensors}
-    return Source(_FLOAT_SUFFIX.sub("", path.stem), targets, metadata, _facts(path, metadata), file.alignment)
+    return Source(
+        stem=_TYPE_SUFFIX.sub("", path.stem),
+        targets=targets,
+        tensors=[_tensor(target, BlockType[target.rows.dtype]) for target in targets.values()],
+        metadata=metadata,
+        model=_facts(path, metadata),
+        alignment=file.alignment,
+        files=(path,),
+    )
 
 
-def _stored_type(target: Target) -> BlockType:
-    own = BlockType[target.rows.dtype]
-    return BlockType.F32 if not own.is_quantized and stays_float32(target) else own
+def _tensor(target: Target, stored: BlockType) -> SourceTensor:
+    return SourceTensor(target.name, target.shape, stored)
 
 
 def _facts(path: Path, metadata: Metadata) -> ModelFacts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -85,6 +86,11 @@ def poison(value: float) -> Damage:
     return edit_tensors(change)
 
 
+def replace_by_pipe(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+
+
 NORM = "model.layers.1.input_layernorm.weight"
 QUERY = "model.layers.2.self_attn.q_proj.weight"
 UP = "model.layers.2.mlp.up_proj.weight"
@@ -144,6 +150,22 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         edit_tensors(lambda tensors: tensors[QUERY][77].fill_(torch.nan)),
         f"{QUERY} (blk.2.attn_q.weight), row 77",
     ),
+    "a huge vocabulary": (edit_config(vocab_size=1 << 30), "[1073741824, 256]"),
+    "more layers than llama.cpp has": (edit_config(num_hidden_layers=10**12), "num_hidden_layers"),
+    "a number beyond any float": (edit_config(rms_norm_eps=10**400), "rms_norm_eps"),
+    "an infinite theta": (edit_config(rope_parameters={"rope_theta": float("inf")}), "rope_theta"),
+    "a sliding window that is text": (edit_config(sliding_window="4096"), "sliding_window"),
+    "a flag that is text": (edit_config(tie_word_embeddings="false"), "tie_word_embeddings"),
+    "a name that is no text": (edit_config(_name_or_path="\ud800"), "general.name"),
+    "an integer of 5000 digits": (
+        lambda folder: (folder / "config.json").write_text('{"a": ' + "1" * 5000 + "}"),
+        "config.json",
+    ),
+    "a type that is a list": (
+        edit_header(lambda h: h[next(iter(k for k in h if k[0] != "_"))].update(dtype=["BF16"])),
+        "['BF16']",
+    ),
+    "a configuration that is a pipe": (replace_by_pipe, "no regular file"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.model").unlink(), "tokenizer"),
     "a tokenizer that is none": (
         lambda folder: (folder / "tokenizer.model").write_bytes(b"\x00" * 100),
@@ -245,9 +267,74 @@ def test_a_quantized_source_needs_leave(dense: Path, tmp_path: Path, command) ->
     assert command(mquant, *arguments, "--allow-requantize").code == 0
 
 
+def test_what_is_read_is_never_overwritten(copy: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
+    weights = first_shard(copy)
+    before = weights.read_bytes()
+    assert_refused(command(mconv, "hf-to-gguf", copy, weights, "--overwrite"), 2, "would overwrite what is read")
+    assert weights.read_bytes() == before
+    growing = tmp_path / "a.gguf.partial"
+    assert command(mquant, copy, "--type", "F16", "--output", growing).code == 0
+    before = growing.read_bytes()
+    for output in (growing, tmp_path / "a.gguf"):
+        result = command(mquant, growing, "--type", "Q8_0", "--output", output, "--overwrite")
+        assert_refused(result, 2, "would overwrite what is read")
+        assert growing.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_stands_where_the_file_grows_is_left_alone(kind: str, dense: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
+    precious = tmp_path / "precious.txt"
+    precious.write_text("mine")
+    partial = tmp_path / "a.gguf.partial"
+    partial.symlink_to(precious) if kind == "link" else os.mkfifo(partial)
+    assert_refused(command(mconv, "hf-to-gguf", dense, tmp_path / "a.gguf"), 4, "in the way")
+    assert precious.read_text() == "mine"
+    assert partial.is_symlink() or partial.is_fifo()
+
+
+def test_a_device_is_no_output(dense: Path, command) -> None:  # type: ignore[no-untyped-def]
+    assert_refused(command(mconv, "hf-to-gguf", dense, "/dev/null", "--overwrite"), 4, "no regular file")
+
+
+def test_a_second_run_with_the_same_output_is_refused(dense: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
+    with (tmp_path / "a.gguf.partial").open("wb") as other:
+        other.write(b"half a model")
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert_refused(command(mconv, "hf-to-gguf", dense, tmp_path / "a.gguf"), 4, "another run")
+    assert (tmp_path / "a.gguf.partial").read_bytes() == b"half a model"
+    # Left behind by a run that was killed, it is no hindrance.
+    assert command(mconv, "hf-to-gguf", dense, tmp_path / "a.gguf").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gguf"]
+
+
+@pytest.mark.parametrize(
+    "card",
+    ["---" + " \n" * 100_000, "---\ndate: 2024-13-45\nlicense: mit\n---\n", "---\n" + "[" * 5000 + "\n---\n", "\0\0"],
+    ids=["endless", "a date that is none", "deep", "binary"],
+)
+def test_a_strange_card_does_no_harm(card: str, copy: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
+    (copy / "README.md").write_text(card)
+    assert command(mconv, "hf-to-gguf", copy, tmp_path / "a.gguf").code == 0
+
+
+def test_a_reader_that_leaves_is_no_failed_gate(dense: Path) -> None:
+    program = f"{sys.executable} -m quantize.cli {dense} --type Q8_0 --dry-run"
+    result = subprocess.run(
+        ["bash", "-c", f"{program} | true; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True
+    )
+    assert result.stdout.split() in (["130"], ["0"])
+    assert "Traceback" not in result.stderr
+
+
+def test_closed_streams_do_no_harm(dense: Path, tmp_path: Path) -> None:
+    program = f"{sys.executable} -m convert.cli hf-to-gguf {dense} {tmp_path}/a.gguf"
+    assert subprocess.run(["bash", "-c", f"{program} >&- 2>&-"]).returncode == 0
+    assert (tmp_path / "a.gguf").stat().st_size > 1_000_000
+
+
 def test_no_room_is_said_before_anything_is_written(copy: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
     """A model of terabytes, as holes in a file: sizes are real, the bytes are not there."""
-    length, hidden = 1 << 31, 256
+    length, hidden = 1 << 30, 256
     names = [f"model.layers.{layer}.mlp.{part}_proj.weight" for layer in range(8) for part in ("gate", "up", "down")]
 
     def grow(tensors: dict[str, torch.Tensor]) -> None:
@@ -288,8 +375,10 @@ def test_a_disk_that_fails_in_the_middle_leaves_nothing(dense: Path, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("module", ["convert", "quantize"])
-def test_an_interrupt_leaves_nothing(module: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "number"), [("convert", signal.SIGINT), ("quantize", signal.SIGINT), ("quantize", signal.SIGTERM)]
+)
+def test_an_interrupt_leaves_nothing(module: str, number: int, tmp_path: Path) -> None:
     source = checkpoints.mistral(tmp_path / "big", hidden_size=1024, intermediate_size=8192, num_hidden_layers=12)
     out = tmp_path / "out"
     out.mkdir()
@@ -301,7 +390,7 @@ def test_an_interrupt_leaves_nothing(module: str, tmp_path: Path) -> None:
     while not list(out.glob("*.partial")):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
     assert told.splitlines()[-1] == "interrupted"

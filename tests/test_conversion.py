@@ -99,6 +99,18 @@ def test_old_and_new_configurations_equal_llama_cpp(members: dict, tmp_path: Pat
     assert differing_keys(ours, theirs) == {}
 
 
+def test_types_and_order_on_disk_may_be_mixed(tmp_path: Path, convert, oracle: Oracle) -> None:  # type: ignore[no-untyped-def]
+    checkpoint = checkpoints.llama(tmp_path / "mixed", num_hidden_layers=11)
+    tensors = load_file(checkpoint / "model.safetensors")
+    for name in tensors:
+        if "norm" in name or "embed" in name:
+            tensors[name] = tensors[name].float()
+    save_file(tensors, checkpoint / "model.safetensors")
+    ours, theirs = convert(checkpoint), oracle(checkpoint, "auto")
+    assert_same_tensors(ours, theirs)
+    assert {tensor.dtype for tensor in read_gguf(ours).tensors} == {"F32", "BF16"}
+
+
 def test_biases_equal_llama_cpp(tmp_path: Path, convert, oracle: Oracle) -> None:  # type: ignore[no-untyped-def]
     checkpoint = checkpoints.llama(tmp_path / "biased", attention_bias=True, mlp_bias=True, num_hidden_layers=1)
     ours, theirs = convert(checkpoint), oracle(checkpoint, "auto")

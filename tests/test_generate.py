@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import gguf
 import pytest
 import tiny_gguf
 from conftest import Result
@@ -172,6 +174,41 @@ def test_a_template_that_fails_leaves_the_plain_answer(tmp_path: Path) -> None:
     assert plain.text == "!"
 
 
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ 'a' * 1024 }}", f"gives {tiny_gguf.CONTEXT + 1} tokens, where the model has a context of"),
+        ("{# nothing #}", "gives 0 tokens"),
+    ],
+)
+def test_a_template_that_no_context_holds_leaves_the_plain_answer(tmp_path: Path, template: str, reason: str) -> None:
+    steps = script(byte("i"), byte("!"))
+    path = tiny_gguf.write_script(tmp_path / "m.gguf", steps, template, adds_bos="nothing" not in template)
+    chat, plain = answers(path)
+    assert (chat.template, chat.finish_reason, chat.flags) == (True, "error", ["template_error"])
+    assert chat.error is not None
+    assert reason in chat.error
+    assert plain.text == "!"
+
+
+def test_a_template_may_fill_the_context(tmp_path: Path) -> None:
+    template = "{{ 'a' * 1022 }}z"
+    path = tiny_gguf.write_script(tmp_path / "m.gguf", script(byte("z"), byte("!")), template)
+    chat, _ = answers(path)
+    assert (chat.text, chat.flags) == ("!", [])
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf])
+def test_logits_that_are_not_finite_end_an_answer(tmp_path: Path, weight: float) -> None:
+    path = tiny_gguf.write_script(tmp_path / "m.gguf", script(byte("i"), byte("a"), byte("b")))
+    output = next(tensor for tensor in gguf.GGUFReader(path, "r+").tensors if tensor.name == "output.weight")
+    # The row of "b" is the step from "a" to "b": the first answer is sound, what comes after it is not.
+    output.data[byte("b"), byte("a")] = weight
+    output.data.base.flush()
+    (only,) = answers(path)
+    assert (only.finish_reason, only.flags[0]) == ("error", "not_finite")
+
+
 def test_json(command: Callable[..., Result], tmp_path: Path) -> None:
     path = tiny_gguf.write_script(tmp_path / "m.gguf", script(byte("i"), byte("!")), TEMPLATE)
     result = command(cli, "generate", path, path, "--prompt", "hi", "--prompt", "i", "--max-tokens", 5, "--json")
@@ -197,4 +234,4 @@ def test_the_error_of_a_bad_file(command: Callable[..., Result], tmp_path: Path)
     path.write_bytes(b"GGUF")
     result = command(cli, "generate", path, "--prompt", "hi", "--json")
     assert (result.code, result.out) == (3, "")
-    assert "cannot load it" in result.err
+    assert "past the end of the file" in result.err

@@ -229,7 +229,7 @@ def test_a_context_beyond_the_training_is_noted(command: Callable[..., Result], 
 
 @pytest.mark.parametrize(
     ("content", "code", "words"),
-    [(b"not gguf", 3, "not a GGUF file"), (b"GGUF", 3, "cannot load it"), (None, 4, "No such file")],
+    [(b"not gguf", 3, "no GGUF file"), (b"GGUF", 3, "past the end of the file"), (None, 4, "No such file")],
 )
 def test_bad_files(
     command: Callable[..., Result], tmp_path: Path, text: Path, content: bytes | None, code: int, words: str
@@ -244,6 +244,49 @@ def test_bad_files(
     assert error.startswith("error: ")
     assert words in error
     assert hint.startswith("hint: ")
+
+
+def test_a_bad_file_is_told_before_any_is_run(
+    command: Callable[..., Result], noise: Path, tmp_path: Path, text: Path
+) -> None:
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"GGUF")
+    # The first file takes a context beyond its training, which is noted as soon as it is run.
+    result = command(cli, "perplexity", noise, bad, "--text", text, "--ctx", tiny_gguf.CONTEXT + 8)
+    assert (result.code, result.out) == (3, "")
+    assert "bad.gguf" in result.err
+    assert "trained on" not in result.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("which", ["model", "text"])
+def test_a_file_without_permission(
+    command: Callable[..., Result], noise: Path, tmp_path: Path, text: Path, which: str
+) -> None:
+    closed = tmp_path / "closed"
+    closed.touch(mode=0)
+    model, words = (closed, text) if which == "model" else (noise, closed)
+    result = command(cli, "perplexity", model, "--text", words)
+    assert (result.code, result.out) == (4, "")
+    assert "Permission denied" in result.err
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf])
+def test_a_model_that_is_not_finite_fails_after_its_results(
+    command: Callable[..., Result], noise: Path, tmp_path: Path, text: Path, weight: float
+) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(noise.read_bytes())
+    output = next(tensor for tensor in gguf.GGUFReader(path, "r+").tensors if tensor.name == "output.weight")
+    output.data[:] = weight
+    output.data.base.flush()
+    result = command(cli, "perplexity", path, noise, "--text", text, "--ctx", 64, "--chunks", 1, "--json")
+    assert result.code == 1
+    broken, good = result.json["results"]
+    assert broken["perplexity"] is None
+    assert broken["standard_error"] is None
+    assert good["perplexity"] > 1
+    assert result.err.splitlines()[0] == f"error: {path}: the perplexity is not finite"
 
 
 @pytest.mark.parametrize("kind", ["F32", "BF16", "Q8_0"])

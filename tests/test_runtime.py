@@ -1,8 +1,12 @@
-"""llama.cpp behind `Runtime`: what it says of a file, what it refuses, and the AMX trap."""
+"""llama.cpp behind `Runtime`: what it says of a file, what it refuses, how its threads wait, and the AMX trap."""
 
 from __future__ import annotations
 
+import math
+import os
+import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,9 +15,12 @@ import numpy as np
 import pytest
 import tiny_gguf
 
-from convert.errors import FormatError, SourceError
+from convert.errors import FormatError, MconvError, SourceError
+from convert.layouts.gguf_file import encode_header, read_gguf
+from convert.metadata import Value, float32, string, uint32
 from validate import amx
-from validate.runtime import Runtime
+from validate.header import MAX_LAYERS, check_header
+from validate.runtime import SPIN_COUNT, Runtime
 
 KILLED = (sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})")
 CLEAN = (sys.executable, "-c", "")
@@ -93,7 +100,7 @@ def test_a_context_that_is_full_is_an_error(noise: Path) -> None:
 def test_not_a_gguf_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(content)
-    with pytest.raises(FormatError, match="not a GGUF file"):
+    with pytest.raises(FormatError, match="no GGUF file"):
         Runtime(path)
 
 
@@ -101,8 +108,52 @@ def test_not_a_gguf_file(tmp_path: Path, content: bytes) -> None:
 def test_a_truncated_file_names_the_reason(tmp_path: Path, noise: Path, keep: int) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(noise.read_bytes()[:keep])
-    with pytest.raises(FormatError, match=r"cannot load it: .*(failed to read|exceeds|not within the file bounds)"):
+    with pytest.raises(MconvError, match="past the end of the file|more than the file holds|the file has") as caught:
         Runtime(path)
+    assert "truncated" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("tokenizer.ggml.model", string("no_vocab"), "the file has no vocabulary"),
+        ("tokenizer.ggml.model", string("none"), "the file has no vocabulary"),
+        ("llama.block_count", uint32(0), "block_count is 0"),
+        ("llama.block_count", uint32(MAX_LAYERS + 1), "block_count is 513"),
+        ("llama.attention.layer_norm_rms_epsilon", float32(math.nan), "layer_norm_rms_epsilon is nan"),
+        ("llama.attention.layer_norm_rms_epsilon", float32(math.inf), "layer_norm_rms_epsilon is inf"),
+        ("llama.attention.layer_norm_rms_epsilon", float32(-1e-5), "layer_norm_rms_epsilon is -"),
+    ],
+)
+def test_a_header_that_llama_cpp_would_die_of(tmp_path: Path, noise: Path, key: str, value: Value, words: str) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(encode_header({**read_gguf(noise).metadata, key: value}, []))
+    with pytest.raises(FormatError, match=words):
+        Runtime(path)
+
+
+def test_a_header_at_the_limits_is_left_to_llama_cpp(tmp_path: Path, noise: Path) -> None:
+    path = tmp_path / "m.gguf"
+    limits = {"llama.block_count": uint32(MAX_LAYERS), "llama.attention.layer_norm_rms_epsilon": float32(0)}
+    path.write_bytes(encode_header({**read_gguf(noise).metadata, **limits}, []))
+    check_header(path)
+    with pytest.raises(FormatError, match="llama.cpp cannot load it: missing tensor"):
+        Runtime(path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "spins"), [({}, SPIN_COUNT), ({"GOMP_SPINCOUNT": "77"}, 77), ({"OMP_WAIT_POLICY": "passive"}, 0)]
+)
+def test_threads_sleep_soon_unless_tuned(noise: Path, setting: dict[str, str], spins: int) -> None:
+    code = "import pathlib, sys; from validate.runtime import Runtime; Runtime(pathlib.Path(sys.argv[1]), 1)"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    environment |= {"OMP_DISPLAY_ENV": "verbose", **setting}
+    done = subprocess.run(
+        [sys.executable, "-c", code, noise], env=environment, capture_output=True, text=True, check=True
+    )
+    if "_OPENMP" not in done.stderr:
+        pytest.skip("this llama.cpp is built without GNU OpenMP")
+    assert re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr) == [str(spins)]
 
 
 def test_an_unknown_architecture_is_named(tmp_path: Path, noise: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from convert import __version__
 from convert.console import emit_json, emit_table, note, run_command
+from convert.errors import ValidationError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     from validate.perplexity import Perplexity
     from validate.runtime import Runtime
 
-ARTIFACTS = click.argument("files", metavar="FILE.gguf ...", nargs=-1, required=True, type=click.Path(path_type=Path))
+# A file that cannot be read is for the operating system to report: exit code 4, not one of usage.
+PATH = click.Path(path_type=Path, readable=False)
+ARTIFACTS = click.argument("files", metavar="FILE.gguf ...", nargs=-1, required=True, type=PATH)
 THREADS = click.option(
     "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads to work with.  [default: all cores]"
 )
@@ -33,7 +37,7 @@ def cli() -> None:
 
 @cli.command()
 @ARTIFACTS
-@click.option("--text", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The text, in UTF-8.")
+@click.option("--text", required=True, type=PATH, metavar="FILE", help="The text, in UTF-8.")
 @click.option(
     "--ctx", default=512, show_default=True, type=click.IntRange(min=8), metavar="N", help="Tokens in a chunk."
 )
@@ -54,15 +58,14 @@ def perplexity(
     from validate.runtime import Runtime
 
     content = read_text(text)
-    results = []
+    _check_headers(files)
+    results: list[dict[str, Any]] = []
     for file in files:
         began = time.perf_counter()
         with Runtime(file, threads) as runtime:
             _note_long_context(runtime, ctx)
             cut = chunk(runtime, content, ctx, chunks)
             measured = _measure(runtime, cut)
-        if measured.value != measured.value:
-            note(f"note: {file}: its logits are not numbers")
         results.append(
             {
                 "file": str(file),
@@ -76,21 +79,14 @@ def perplexity(
         )
     if as_json:
         emit_json({"results": results})
-        return
-    emit_table(
-        ("file", "text", "perplexity", "tokens", "chunks", "seconds"),
-        [
-            (
-                str(row["file"]),
-                str(row["text"]),
-                f"{row['perplexity']:.4f} +/- {row['standard_error']:.4f}",
-                str(row["tokens"]),
-                str(row["chunks"]),
-                f"{row['seconds']:.1f}",
-            )
-            for row in results
-        ],
-    )
+    else:
+        _print_perplexities(results)
+    broken = [row["file"] for row in results if not math.isfinite(row["perplexity"])]
+    if broken:
+        raise ValidationError(
+            f"{', '.join(broken)}: the perplexity is not finite",
+            "the weights hold NaN or Inf, or lead to them; convert again from a source that is known to be good",
+        )
 
 
 @cli.command()
@@ -119,6 +115,7 @@ def generate(
     from validate.generation import generate as answer
     from validate.runtime import Runtime
 
+    _check_headers(files)
     results: list[tuple[Path, str, Generation]] = []
     for file in files:
         with Runtime(file, threads) as runtime:
@@ -146,6 +143,31 @@ def generate(
 def main() -> None:
     """Entry point of `mval`."""
     run_command(cli)
+
+
+def _check_headers(files: tuple[Path, ...]) -> None:
+    """Every file before the first is run: what is wrong with the last one is told at once."""
+    from validate.header import check_header
+
+    for file in files:
+        check_header(file)
+
+
+def _print_perplexities(results: list[dict[str, Any]]) -> None:
+    emit_table(
+        ("file", "text", "perplexity", "tokens", "chunks", "seconds"),
+        [
+            (
+                row["file"],
+                row["text"],
+                f"{row['perplexity']:.4f} +/- {row['standard_error']:.4f}",
+                str(row["tokens"]),
+                str(row["chunks"]),
+                f"{row['seconds']:.1f}",
+            )
+            for row in results
+        ],
+    )
 
 
 def _measure(runtime: Runtime, chunks: np.ndarray) -> Perplexity:

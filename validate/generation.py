@@ -30,8 +30,9 @@ class Generation:
         tokens: how many tokens that is.
         tokens_per_second: speed of reading back one token and choosing the next, the prompt not counted; None where
             nothing was read back.
-        finish_reason: `stop`: the model ended it; `length`: the limit did; `error`: the template failed.
-        flags: see `validate.flags`; and `template_error`.
+        finish_reason: `stop`: the model ended it; `length`: the limit did; `error`: the template failed, or the
+            logits are not finite.
+        flags: see `validate.flags`; and `template_error`, `not_finite`.
         error: what the template failed with, or None.
     """
 
@@ -54,44 +55,67 @@ def generate(runtime: Runtime, prompt: str, max_tokens: int) -> list[Generation]
         UsageError: the prompt has no tokens.
     """
     control_tokens = runtime.control_tokens()
-    plain = _answer(runtime, prompt, max_tokens, control_tokens, template=False)
+    start = _tokenize(runtime, prompt)
+    if not len(start):
+        raise UsageError("the prompt has no tokens", "give a --prompt with some text")
+    plain = _answer(runtime, prompt, start, max_tokens, control_tokens, template=False)
     template = runtime.metadata(TEMPLATE_KEY)
     if template is None:
         return [plain]
-    bos, eos = runtime.spelling(runtime.bos), runtime.spelling(runtime.eos)
     try:
-        chat = render_chat(template, [{"role": "user", "content": prompt}], bos, eos)
+        chat, start = _render(runtime, template, prompt)
     except FormatError as error:
         return [Generation(True, "", 0, None, "error", ["template_error"], error.what), plain]
-    return [_answer(runtime, chat, max_tokens, control_tokens, template=True), plain]
+    return [_answer(runtime, chat, start, max_tokens, control_tokens, template=True), plain]
 
 
-def _answer(
-    runtime: Runtime, prompt: str, max_tokens: int, control_tokens: Iterable[str], *, template: bool
-) -> Generation:
+def _tokenize(runtime: Runtime, prompt: str) -> np.ndarray:
     bos = runtime.spelling(runtime.bos)
     # Most templates write BOS themselves; a second one would not be what the model was trained on.
     add_special = not (bos and prompt.startswith(bos))
-    start = runtime.tokenize(prompt, add_special=add_special, parse_special=True)
-    if not len(start):
-        raise UsageError("the prompt has no tokens", "give a --prompt with some text")
+    return runtime.tokenize(prompt, add_special=add_special, parse_special=True)
+
+
+def _render(runtime: Runtime, template: str, prompt: str) -> tuple[str, np.ndarray]:
+    """The prompt under the template, and its tokens."""
+    bos, eos = runtime.spelling(runtime.bos), runtime.spelling(runtime.eos)
+    chat = render_chat(template, [{"role": "user", "content": prompt}], bos, eos)
+    tokens = _tokenize(runtime, chat)
+    if not 0 < len(tokens) <= runtime.trained_context:
+        raise FormatError(
+            f"the chat template gives {len(tokens)} tokens, where the model has a context of {runtime.trained_context}",
+            "use a shorter --prompt, or convert again with another template",
+        )
+    return chat, tokens
+
+
+def _answer(
+    runtime: Runtime,
+    prompt: str,
+    start: np.ndarray,
+    max_tokens: int,
+    control_tokens: Iterable[str],
+    *,
+    template: bool,
+) -> Generation:
     with runtime.context(len(start) + max_tokens) as context:
-        tokens, ended, seconds, steps = _greedy(runtime, context, start, max_tokens)
+        tokens, finish, seconds, steps = _greedy(runtime, context, start, max_tokens)
     text = runtime.text(tokens)
+    flags = find_flags(prompt, text, tokens, control_tokens)
     return Generation(
         template=template,
         text=text,
         tokens=len(tokens),
         tokens_per_second=steps / seconds if steps else None,
-        finish_reason="stop" if ended else "length",
-        flags=find_flags(prompt, text, tokens, control_tokens),
+        finish_reason=finish,
+        flags=["not_finite", *flags] if finish == "error" else flags,
     )
 
 
 def _greedy(
     runtime: Runtime, context: Context, prompt: np.ndarray, max_tokens: int
-) -> tuple[list[int], bool, float, int]:
-    """The tokens, whether the model ended them, and the seconds and number of single steps after the prompt."""
+) -> tuple[list[int], Finish, float, int]:
+    """The tokens, what ended them, and the seconds and number of single steps after the prompt."""
     import numpy as np
 
     for start in range(0, len(prompt), MAX_BATCH):
@@ -99,12 +123,19 @@ def _greedy(
     tokens: list[int] = []
     began = time.perf_counter()
     steps = 0
+    finish: Finish = "length"
     while True:
         token = int(logits[0, 0].argmax())
-        ended = runtime.ends(token)
-        if not ended:
-            tokens.append(token)
-        if ended or len(tokens) == max_tokens:
-            return tokens, ended, time.perf_counter() - began, steps
+        # The largest is NaN where any is, and infinite where any is: nothing that follows would mean anything.
+        if not np.isfinite(logits[0, 0, token]):
+            finish = "error"
+            break
+        if runtime.ends(token):
+            finish = "stop"
+            break
+        tokens.append(token)
+        if len(tokens) == max_tokens:
+            break
         logits = context.decode(np.array([[token]], np.int32), len(prompt) + steps, rows=1)
         steps += 1
+    return tokens, finish, time.perf_counter() - began, steps

@@ -92,11 +92,12 @@ def negative_log_likelihoods(logits: np.ndarray, targets: np.ndarray, pool: Thre
 
     def part(start: int) -> np.ndarray:
         block = logits[start : start + step]
-        top = block.max(axis=1, keepdims=True)
-        shifted = block - top
-        np.exp(shifted, out=shifted)
         chosen = block[np.arange(len(block)), targets[start : start + step]]
-        return np.log(shifted.sum(axis=1, dtype=np.float64)) + (top[:, 0].astype(np.float64) - chosen)
+        top = block.max(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # logits that are not finite show in the result
+            shifted = block - top
+            np.exp(shifted, out=shifted)
+            return np.log(shifted.sum(axis=1, dtype=np.float64)) + (top[:, 0].astype(np.float64) - chosen)
 
     return np.concatenate(list(pool.map(part, range(0, rows, step))))
 

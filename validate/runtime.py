@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -10,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from convert.errors import FormatError, SourceError
 from validate.amx import use_extra_buffers
+from validate.header import check_header
 from validate.llama_log import llama_log
 
 if TYPE_CHECKING:
     import numpy as np
 
-MAGIC = b"GGUF"
 MAX_BATCH = 512  # tokens that llama.cpp takes through the layers at once (its own default, n_ubatch)
 MAX_TEXT_BYTES = 1 << 30  # llama.cpp counts bytes and tokens in 32 bits
+SPIN_COUNT = 10_000  # some 0.1 ms: longer than a step between two barriers, shorter than a scheduler's time slice
 
 
 class Runtime:
@@ -28,19 +30,22 @@ class Runtime:
         threads: threads for llama.cpp, and for whoever works on its logits; None takes every usable core.
 
     Raises:
-        FormatError: the file is not GGUF, or llama.cpp cannot load it; with llama.cpp's reason.
+        OSError: the file cannot be opened.
+        SourceError: it is cut off.
+        FormatError: it is not GGUF, `validate.header` refuses it, or llama.cpp cannot load it; with the reason.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
+        _spin_briefly()
         import llama_cpp
 
         from convert.threads import default_threads
 
+        check_header(path)
         self.path = path
         self.threads = threads or default_threads()
         self._api = llama_cpp
         self._log = llama_log()
-        _check_magic(path)
         params = llama_cpp.llama_model_default_params()
         params.use_extra_bufts = use_extra_buffers()
         self._log.clear()
@@ -225,8 +230,11 @@ class Context:
         return np.ctypeslib.as_array(logits, shape=shape)
 
 
-def _check_magic(path: Path) -> None:
-    with path.open("rb") as file:
-        magic = file.read(len(MAGIC))
-    if magic != MAGIC:
-        raise FormatError(f"{path}: not a GGUF file", "give a file that mconv or mquant wrote")
+def _spin_briefly() -> None:
+    """Have threads that wait for the others sleep soon, unless the user tuned GNU OpenMP; it reads this when loaded.
+
+    Its default spins for milliseconds. On a machine that runs anything else, a thread that lost its core then keeps
+    the others burning theirs: several times the CPU time, and more wall time too.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))

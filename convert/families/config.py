@@ -11,6 +11,11 @@ from convert.spec import ModelSpec, Rope
 Config = Mapping[str, Any]
 
 _ROPE_TYPES = ("default", "linear", "yarn", "llama3")
+# What GGUF's unsigned 32-bit metadata and a float32 hold.
+_LARGEST_COUNT = (1 << 31) - 1
+_LARGEST_NUMBER = 3e38
+# llama.cpp's own limits (src/llama-hparams.h), far above any model of these families.
+_MOST_LAYERS, _MOST_EXPERTS = 512, 1024
 
 
 def read_spec(config: Config, defaults: Config, *, family: str, gguf_architecture: str) -> ModelSpec:
@@ -38,11 +43,11 @@ def read_spec(config: Config, defaults: Config, *, family: str, gguf_architectur
             f"config.json: hidden_size {hidden} is no multiple of num_attention_heads {heads}, and head_dim is absent",
             "add head_dim to config.json",
         )
-    experts = positive(merged, "num_local_experts") if "num_local_experts" in merged else 0
+    experts = positive(merged, "num_local_experts", _MOST_EXPERTS) if "num_local_experts" in merged else 0
     return ModelSpec(
         family=family,
         gguf_architecture=gguf_architecture,
-        layers=positive(merged, "num_hidden_layers"),
+        layers=positive(merged, "num_hidden_layers", _MOST_LAYERS),
         hidden=hidden,
         ffn=positive(merged, "intermediate_size"),
         heads=heads,
@@ -53,12 +58,12 @@ def read_spec(config: Config, defaults: Config, *, family: str, gguf_architectur
         context=positive(merged, "max_position_embeddings"),
         rms_norm_eps=number(merged, "rms_norm_eps"),
         rope=read_rope(merged),
-        tied=bool(merged.get("tie_word_embeddings", False)),
+        tied=flag(merged, "tie_word_embeddings"),
         experts=experts,
         experts_per_token=positive(merged, "num_experts_per_tok") if experts else 0,
-        sliding_window=merged.get("sliding_window"),
-        attention_bias=bool(merged.get("attention_bias", False)),
-        mlp_bias=bool(merged.get("mlp_bias", False)),
+        sliding_window=_whole(merged, "sliding_window"),
+        attention_bias=flag(merged, "attention_bias"),
+        mlp_bias=flag(merged, "mlp_bias"),
     )
 
 
@@ -97,6 +102,10 @@ def read_rope(config: Config) -> Rope:
     )
     if kind != "default" and rope.factor is None:
         raise SourceError(f"config.json: rope type {kind!r} without a factor", "add the factor to the rope parameters")
+    if kind == "llama3" and rope.low_freq_factor >= rope.high_freq_factor:
+        raise SourceError(
+            "config.json: low_freq_factor is not below high_freq_factor", "check rope_parameters against the original"
+        )
     if kind in ("yarn", "llama3") and rope.original_context is None:
         raise SourceError(
             f"config.json: rope type {kind!r} without original_max_position_embeddings",
@@ -105,16 +114,15 @@ def read_rope(config: Config) -> Rope:
     return rope
 
 
-def positive(config: Config, key: str) -> int:
-    """A member that counts something: an integer above zero.
+def positive(config: Config, key: str, most: int = _LARGEST_COUNT) -> int:
+    """A member that counts something: an integer from one to `most`.
 
     Raises:
         SourceError: it is absent or is not one.
     """
     value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        found = "is missing" if value is None else f"is {value!r}"
-        raise SourceError(f"config.json: {key} {found}", f"{key} must be a positive integer")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
+        raise SourceError(f"config.json: {key} {_found(value)}", f"{key} must be an integer from 1 to {most}")
     return value
 
 
@@ -125,9 +133,8 @@ def number(config: Config, key: str) -> float:
         SourceError: it is absent or is not one.
     """
     value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        found = "is missing" if value is None else f"is {value!r}"
-        raise SourceError(f"config.json: {key} {found}", f"{key} must be a positive number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _LARGEST_NUMBER:
+        raise SourceError(f"config.json: {key} {_found(value)}", f"{key} must be a positive number")
     return float(value)
 
 
@@ -135,16 +142,33 @@ def optional_number(config: Config, *keys: str) -> float | None:
     """The first of these members that is there, or None.
 
     Raises:
-        SourceError: it is not a number.
+        SourceError: it is negative or is not a number.
     """
     for key in keys:
         value = config.get(key)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise SourceError(f"config.json: {key} is {value!r}", f"{key} must be a number")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LARGEST_NUMBER:
+            raise SourceError(f"config.json: {key} {_found(value)}", f"{key} must be a number, zero or more")
         return float(value)
     return None
+
+
+def flag(config: Config, key: str) -> bool:
+    """A member that is true or false; false where it is absent.
+
+    Raises:
+        SourceError: it is neither.
+    """
+    value = config.get(key, False)
+    if not isinstance(value, bool):
+        raise SourceError(f"config.json: {key} {_found(value)}", f"{key} must be true or false")
+    return value
+
+
+def _found(value: object) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < 1 << 64 else "a huge number"
+    return "is missing" if value is None else f"is {text[:80]}"
 
 
 def _whole(config: Config, key: str) -> int | None:

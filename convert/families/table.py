@@ -158,7 +158,7 @@ def _take(
         if source.shape != shape:
             raise MappingError(
                 f"tensor {source.name} has shape {list(source.shape)}, but config.json makes it {list(shape)}",
-                f"check {', '.join(row.shape)} in config.json against the weights",
+                "config.json and the weights belong to different models, or one of them is damaged",
             )
         if source.dtype != sources[0].dtype:
             raise MappingError(

@@ -37,12 +37,12 @@ def plan_conversion(checkpoint: Checkpoint, targets: Sequence[Target], kind: Blo
 
 
 def source_type(targets: Sequence[Target]) -> BlockType:
-    """The type that a conversion writes when it is not told: the 16-bit type that the matrices have.
+    """The type that a conversion writes when it is not told: the 16-bit type of the first matrix that has one.
 
     A float32 checkpoint becomes F16, as the field's converters have it.
     """
-    first = next((target for target in targets if len(target.shape) > 1), None)
-    return BlockType.BF16 if first is not None and first.rows.dtype == "BF16" else BlockType.F16
+    kinds = (target.rows.dtype for target in targets if len(target.shape) > 1)
+    return BlockType[next((kind for kind in kinds if kind != "F32"), "F16")]
 
 
 def model_targets(checkpoint: Checkpoint) -> list[Target]:
@@ -134,18 +134,20 @@ def rope_factors(spec: ModelSpec) -> np.ndarray | None:
     """Llama 3's divisor of each rotary frequency, float32 (head_dim / 2,); None for every other kind of scaling.
 
     Short wavelengths stay, long ones are divided by the factor, those between are blended: `_compute_llama3_parameters`
-        of transformers (modeling_rope_utils.py). Each step is one float32 operation, in the order in which llama.cpp's
-        converter has torch compute it; the power alone is correctly rounded here, where torch's depends on the machine.
+    of transformers (modeling_rope_utils.py). Each step is one float32 operation, in the order in which llama.cpp's
+    converter has torch compute it; the power alone is correctly rounded here, where torch's depends on the machine.
     """
     rope = spec.rope
     if rope.type != "llama3" or rope.factor is None or rope.original_context is None:
         return None
-    one, context = np.float32(1), np.float32(rope.original_context)
-    low, high = np.float32(rope.low_freq_factor), np.float32(rope.high_freq_factor)
-    exponents = np.arange(0, spec.head_dim, 2, dtype=np.float32) / np.float32(spec.head_dim)
-    frequencies = one / np.power(rope.theta, exponents.astype(np.float64)).astype(np.float32)
-    wavelengths = one / frequencies * np.float32(2 * math.pi)
-    smooth = (one / wavelengths * context - low) / (high - low)
-    blended = one / ((one - smooth) / np.float32(rope.factor) + smooth)
-    factors = np.where(wavelengths < context / high, one, blended)
-    return np.where(wavelengths > context / low, np.float32(rope.factor), factors).astype(np.float32)
+    # An absurd theta overflows here; the comparisons choose all the same.
+    with np.errstate(all="ignore"):
+        one, context = np.float32(1), np.float32(rope.original_context)
+        low, high = np.float32(rope.low_freq_factor), np.float32(rope.high_freq_factor)
+        exponents = np.arange(0, spec.head_dim, 2, dtype=np.float32) / np.float32(spec.head_dim)
+        frequencies = one / np.power(rope.theta, exponents.astype(np.float64)).astype(np.float32)
+        wavelengths = one / frequencies * np.float32(2 * math.pi)
+        smooth = (one / wavelengths * context - low) / (high - low)
+        blended = one / ((one - smooth) / np.float32(rope.factor) + smooth)
+        factors = np.where(wavelengths < context / high, one, blended)
+        return np.where(wavelengths > context / low, np.float32(rope.factor), factors).astype(np.float32)

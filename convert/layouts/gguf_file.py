@@ -1,7 +1,7 @@
 """The GGUF container: its header to and from bytes, without trusting a single length.
 
 Format: ggml docs/gguf.md, version 3, little-endian: magic, version, number of tensors, number of key-value pairs, the
-    pairs, the tensors' names, shapes, types and offsets, then the data, each tensor aligned.
+pairs, the tensors' names, shapes, types and offsets, then the data, each tensor aligned.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def encode_header(metadata: Metadata, tensors: list[TensorInfo], alignment: int 
     """
     parts = [MAGIC, _UINT32.pack(VERSION), _UINT64.pack(len(tensors)), _UINT64.pack(len(metadata))]
     for key, value in metadata.items():
-        parts += [_encode_string(key), _UINT32.pack(value.type), _encode(value)]
+        parts += [_encode_string(key), _UINT32.pack(value.type), _encode_value(key, value)]
     for tensor in tensors:
         if len(tensor.name.encode()) >= _MAX_NAME_BYTES:
             raise FormatError(
@@ -98,6 +98,16 @@ def encode_header(metadata: Metadata, tensors: list[TensorInfo], alignment: int 
 def _encode_string(text: str | bytes) -> bytes:
     data = text if isinstance(text, bytes) else text.encode("utf-8")
     return _UINT64.pack(len(data)) + data
+
+
+def _encode_value(key: str, value: Value) -> bytes:
+    try:
+        return _encode(value)
+    except (struct.error, OverflowError, UnicodeEncodeError) as error:
+        raise FormatError(
+            f"{key} cannot be {str(value.content)[:80]!a}: it is stored as {value.type.name}",
+            "check the configuration of the checkpoint",
+        ) from error
 
 
 def _encode(value: Value) -> bytes:

@@ -69,7 +69,7 @@ def _architecture(config: Mapping[str, Any]) -> str:
 
 
 def _stored(folder: Path) -> list[FileTensor]:
-    """Every tensor on disk, in the order that the field's converters keep: files by name, then the header's order."""
+    """Every tensor on disk, in the order that the field's converters keep: files by name, tensors by name."""
     index = folder / _INDEX
     weight_map = _read_weight_map(index) if index.is_file() else None
     shards = sorted(

@@ -20,7 +20,7 @@ _LARGEST_HEADER = 100_000_000
 
 
 def read_tensors(path: Path, file_number: int) -> list[FileTensor]:
-    """Every tensor of a file, in the order of its header.
+    """Every tensor of a file, by name.
 
     Args:
         path: the file.
@@ -37,7 +37,7 @@ def read_tensors(path: Path, file_number: int) -> list[FileTensor]:
     header.pop("__metadata__", None)
     return [
         _read_entry(file, name, entry, data_start, (file_number, place))
-        for place, (name, entry) in enumerate(header.items())
+        for place, (name, entry) in enumerate(sorted(header.items()))
     ]
 
 
@@ -56,7 +56,7 @@ def _read_header(file: SourceFile) -> tuple[dict[str, Any], int]:
     file.read_into(memoryview(text), 8)
     try:
         header = json.loads(text.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{file.path.name}: the header is no JSON ({error})", "download the file again") from error
     if not isinstance(header, dict):
         raise FormatError(f"{file.path.name}: the header is no JSON object", "download the file again")
@@ -76,7 +76,7 @@ def _read_entry(file: SourceFile, name: str, entry: Any, data_start: int, positi
             f"{file.path.name} is truncated: {name} ends at byte {data_start + end}, the file has {file.size}",
             "download the file again",
         )
-    storage = FLOAT_DTYPES.get(dtype)
+    storage = FLOAT_DTYPES.get(dtype) if isinstance(dtype, str) else None
     if storage is None:
         # Carried as opaque bytes: only a tensor that is used must have a type that can be read.
         return FileTensor(name, str(dtype), shape, file, data_start + begin, 0, position)
