@@ -9,19 +9,23 @@ from convert.tokenizer.pretokenizer import TAKES_WHOLE_WORDS, pre_tokenizer_name
 from convert.tokenizer.sentencepiece import ADDED_SCORE, write_sentencepiece
 from convert.tokenizer.vocabulary import TokenType, Vocabulary
 
+_SPACE = "\u2581"
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "mask")
 
 
 def tokenizer_files(vocabulary: Vocabulary) -> dict[str, bytes]:
     """Name to content of every file that the tokenizer needs, chat templates included.
 
-    tokenizer.model for a vocabulary that merges by score, tokenizer.json for byte-level BPE.
+    tokenizer.json, and for a vocabulary that merges by score the tokenizer.model too.
 
     Raises:
         SourceError: a pre-tokenizer that is not known here.
     """
     if vocabulary.model == "llama":
-        files = {"tokenizer.model": write_sentencepiece(vocabulary)}
+        files = {
+            "tokenizer.model": write_sentencepiece(vocabulary),
+            "tokenizer.json": _json(_sentencepiece(vocabulary)),
+        }
     else:
         files = {"tokenizer.json": _json(_byte_level(vocabulary))}
     files["tokenizer_config.json"] = _json(_tokenizer_config(vocabulary))
@@ -55,17 +59,15 @@ def _tokenizer_config(vocabulary: Vocabulary) -> dict[str, Any]:
     return config
 
 
-def _byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
-    """tokenizer.json, as the tokenizers package writes it (tokenizers/src/models/bpe/serialization.rs)."""
+def _tokenizer_json(vocabulary: Vocabulary, steps: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """tokenizer.json, as the tokenizers package writes it (tokenizers/src/tokenizer/serialization.rs)."""
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": _added_tokens(vocabulary),
         "normalizer": None,
-        "pre_tokenizer": pre_tokenizer_named(vocabulary.pre),
-        "post_processor": _post_processor(vocabulary),
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        **steps,
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -74,23 +76,74 @@ def _byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": vocabulary.pre in TAKES_WHOLE_WORDS,
+            "ignore_merges": False,
             "vocab": {
                 token: token_id
                 for token_id, token in enumerate(vocabulary.tokens)
                 # Added tokens too: transformers may build a tokenizer from this table alone.
                 if vocabulary.types[token_id] is not TokenType.UNUSED
             },
-            # Byte-level text has no spaces, so the one between the two is the only one.
-            "merges": [merge.split(" ", 1) for merge in vocabulary.merges or ()],
+            **model,
         },
     }
 
 
+def _byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+    template = _template(vocabulary)
+    steps = {
+        "pre_tokenizer": pre_tokenizer_named(vocabulary.pre),
+        "post_processor": {"type": "Sequence", "processors": [byte_level, template]} if template else byte_level,
+        "decoder": {**byte_level, "trim_offsets": True},
+    }
+    model = {
+        "ignore_merges": vocabulary.pre in TAKES_WHOLE_WORDS,
+        # Byte-level text has no spaces, so the one between the two is the only one.
+        "merges": [merge.split(" ", 1) for merge in vocabulary.merges or ()],
+    }
+    return _tokenizer_json(vocabulary, steps, model)
+
+
+def _sentencepiece(vocabulary: Vocabulary) -> dict[str, Any]:
+    """The same as the tokenizer.model, for transformers without the packages that read that file."""
+    prefix = vocabulary.add_space_prefix is not False
+    unknown = vocabulary.id_of("unk")
+    decoders: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    if prefix:
+        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    scheme = "first" if prefix else "never"
+    steps = {
+        "pre_tokenizer": {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": scheme, "split": False},
+        "post_processor": _template(vocabulary),
+        "decoder": {"type": "Sequence", "decoders": decoders},
+    }
+    model = {
+        "unk_token": None if unknown is None else vocabulary.tokens[unknown],
+        "fuse_unk": True,
+        "byte_fallback": TokenType.BYTE in vocabulary.types,
+        "merges": _merges_by_score(vocabulary),
+    }
+    return _tokenizer_json(vocabulary, steps, model)
+
+
+def _merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """Every pair of tokens that makes a token, the token with the best score first."""
+    scores = {
+        token: score
+        for token, score, kind in zip(vocabulary.tokens, vocabulary.scores or (), vocabulary.types, strict=True)
+        if kind is TokenType.NORMAL
+    }
+    ranked = sorted(scores, key=lambda token: -scores[token])
+    cuts = ((token[:at], token[at:]) for token in ranked for at in range(1, len(token)))
+    return [(left, right) for left, right in cuts if left in scores and right in scores]
+
+
 def _added_tokens(vocabulary: Vocabulary) -> list[dict[str, Any]]:
     special = {TokenType.CONTROL: True, TokenType.UNKNOWN: True, TokenType.USER_DEFINED: False}
-    if vocabulary.model == "llama":
-        del special[TokenType.UNKNOWN]
     return [
         {
             "id": token_id,
@@ -106,31 +159,32 @@ def _added_tokens(vocabulary: Vocabulary) -> list[dict[str, Any]]:
     ]
 
 
-def _post_processor(vocabulary: Vocabulary) -> dict[str, Any]:
-    """What puts bos and eos around a text."""
-    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
-    before = ["bos"] if _adds_bos(vocabulary) else []
-    after = ["eos"] if vocabulary.add_special.get("eos") and "eos" in vocabulary.special_ids else []
+def _template(vocabulary: Vocabulary) -> dict[str, Any] | None:
+    """What puts bos and eos around a text; None where nothing does."""
+    before = [vocabulary.special_ids["bos"]] if _adds_bos(vocabulary) else []
+    adds_eos = vocabulary.add_special.get("eos") and "eos" in vocabulary.special_ids
+    after = [vocabulary.special_ids["eos"]] if adds_eos else []
     if not before and not after:
-        return byte_level
+        return None
 
-    def around(sequence: str, type_id: int) -> list[dict[str, Any]]:
-        text = {"Sequence": {"id": sequence, "type_id": type_id}}
-        return [*map(special(type_id), before), text, *map(special(type_id), after)]
+    def special(token_id: int, sequence: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": vocabulary.tokens[token_id], "type_id": sequence}}
 
-    def special(type_id: int) -> Any:
-        return lambda role: {
-            "SpecialToken": {"id": vocabulary.tokens[vocabulary.special_ids[role]], "type_id": type_id}
-        }
-
-    ids = {vocabulary.tokens[number]: number for role in (*before, *after) for number in [vocabulary.special_ids[role]]}
-    template = {
+    single, second = (
+        [
+            *(special(token_id, number) for token_id in before),
+            {"Sequence": {"id": name, "type_id": number}},
+            *(special(token_id, number) for token_id in after),
+        ]
+        for number, name in enumerate("AB")
+    )
+    texts = {vocabulary.tokens[token_id]: token_id for token_id in (*before, *after)}
+    return {
         "type": "TemplateProcessing",
-        "single": around("A", 0),
-        "pair": [*around("A", 0), *around("B", 1)],
-        "special_tokens": {text: {"id": text, "ids": [number], "tokens": [text]} for text, number in ids.items()},
+        "single": single,
+        "pair": [*single, *second],
+        "special_tokens": {text: {"id": text, "ids": [number], "tokens": [text]} for text, number in texts.items()},
     }
-    return {"type": "Sequence", "processors": [byte_level, template]}
 
 
 def _adds_bos(vocabulary: Vocabulary) -> bool:

@@ -146,9 +146,13 @@ def write_sentencepiece(vocabulary: Vocabulary) -> bytes:
     while count and vocabulary.types[count - 1] is TokenType.UNUSED:
         count -= 1
     scores = vocabulary.scores or [0.0] * count
+    types = list(vocabulary.types)
+    unknown = vocabulary.id_of("unk")
+    if unknown is not None:
+        # Files that list it among their added tokens make it a control token, and SentencePiece wants one unknown.
+        types[unknown] = TokenType.UNKNOWN
     pieces = [
-        (1, write_fields([(1, vocabulary.tokens[n]), (2, float(scores[n])), (3, int(vocabulary.types[n]))]))
-        for n in range(count)
+        (1, write_fields([(1, vocabulary.tokens[n]), (2, float(scores[n])), (3, int(types[n]))])) for n in range(count)
     ]
     trainer: list[tuple[int, int | str]] = [
         (3, _BPE),

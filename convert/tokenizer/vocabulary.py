@@ -98,9 +98,10 @@ class Vocabulary:
         return self.chat_templates.get("default")
 
     def id_of(self, role: str) -> int | None:
-        """The id with a role; the unknown token is found by its type too, since llama.cpp needs no role for it."""
-        if role == "unk" and role not in self.special_ids and TokenType.UNKNOWN in self.types:
-            return self.types.index(TokenType.UNKNOWN)
+        """The id with a role. The unknown token is found by its type or text too: llama.cpp needs no role for it."""
+        if role == "unk" and role not in self.special_ids:
+            of_type = [token_id for token_id, kind in enumerate(self.types) if kind is TokenType.UNKNOWN]
+            return of_type[0] if of_type else self.tokens.index("<unk>") if "<unk>" in self.tokens else None
         return self.special_ids.get(role)
 
     def metadata(self) -> Metadata:
