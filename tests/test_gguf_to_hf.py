@@ -30,7 +30,7 @@ from safetensors import safe_open
 from convert.cli import cli
 from convert.layouts.gguf_file import TensorInfo, encode_header, read_gguf
 from convert.layouts.gguf_source import open_gguf
-from convert.metadata import Value, boolean, string, uint32
+from convert.metadata import Value, ValueType, array, boolean, string, uint32
 from convert.tokenizer import read_vocabulary
 from convert.tokenizer.from_gguf import vocabulary_of_metadata
 from convert.tokenizer.hf_files import tokenizer_files
@@ -344,10 +344,12 @@ def test_the_dry_run_tells_the_size_and_writes_nothing(models, there, back, comm
 def test_an_earlier_checkpoint_is_replaced_whole(models, there, back, command) -> None:  # type: ignore[no-untyped-def]
     file = there(models("mistral"))
     found = back(file, "--max-shard-size", "5MB")
+    (found / "tekken.json").write_text("{}")
     refused = command(cli, "gguf-to-hf", file, found)
     assert (refused.code, "is not empty" in refused.err) == (4, True)
     back(file, "--overwrite")
     assert [path.name for path in found.glob("model*")] == ["model.safetensors"]
+    assert not (found / "tekken.json").exists()
     assert_equal_bytes(found, models("mistral"))
 
 
@@ -382,6 +384,8 @@ def rewrite(file: Path, out: Path, keys: dict[str, Value | None]) -> Path:
         ({"tokenizer.ggml.bos_token_id": string("one")}, "tokenizer.ggml.bos_token_id is not a int"),
         ({"tokenizer.chat_template": uint32(1)}, "tokenizer.chat_template is no text"),
         ({"split.count": uint32(2)}, "one of 2 parts"),
+        ({"llama.expert_count": uint32(1 << 30), "llama.expert_used_count": uint32(2)}, "is missing"),
+        ({"tokenizer.ggml.scores": array(ValueType.STRING, ["x"] * 32000)}, "scores are no numbers"),
     ],
 )
 def test_bad_files_are_refused_in_one_line(  # type: ignore[no-untyped-def]

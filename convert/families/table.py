@@ -166,9 +166,8 @@ def canonical_tensors(family: Family, spec: ModelSpec, stored: Mapping[str, File
 
 def _parts(row: Row, layer: int, spec: ModelSpec, tensor: FileTensor) -> Iterable[Tensor]:
     """The canonical tensors that one tensor of a GGUF file holds."""
-    names = source_names(row, layer, spec)
     shape = tuple(spec.dimension(axis) for axis in row.shape)
-    expected = (len(names), *shape) if "{expert}" in row.hf else shape
+    expected = (spec.experts, *shape) if "{expert}" in row.hf else shape
     if tensor.shape != expected:
         raise MappingError(
             f"tensor {tensor.name} has shape {list(tensor.shape)}, but the file's metadata makes it {list(expected)}",
@@ -176,7 +175,7 @@ def _parts(row: Row, layer: int, spec: ModelSpec, tensor: FileTensor) -> Iterabl
         )
     order = invert(index) if row.arrange is not None and (index := row.arrange(spec)) is not None else None
     height = row_count(shape)
-    for place, name in enumerate(names):
+    for place, name in enumerate(source_names(row, layer, spec)):
         start = place * height
         if order is None:
             yield tensor.slice_rows(name, start, shape)

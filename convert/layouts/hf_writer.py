@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,16 @@ from convert.types import BlockType
 
 _CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"
+_TOKENIZER_FILES = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tekken.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 _TORCH_NAMES = {BlockType.F32: "float32", BlockType.F16: "float16", BlockType.BF16: "bfloat16"}
 _SAMPLING = {
     "temp": "temperature",
@@ -108,7 +119,11 @@ def check_folder(folder: Path, plan: FolderPlan, *, overwrite: bool) -> list[Out
         raise DiskError(f"{folder.parent}: no such folder", "create it first, or choose another output")
     folder.mkdir(exist_ok=True)
     outputs = [Output(shard, folder / name) for name, shard in plan.shards.items()]
-    check_outputs(outputs, overwrite=overwrite)
+    try:
+        check_outputs(outputs, overwrite=overwrite)
+    except DiskError:
+        _remove_if_empty(folder)
+        raise
     return outputs
 
 
@@ -130,11 +145,10 @@ def write_folder(outputs: Sequence[Output], plan: FolderPlan, *, threads: int, w
     try:
         run(outputs, encode_floats, threads=threads, what=what)
     except BaseException:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        _remove_if_empty(folder)
         raise
-    # What an earlier checkpoint in this folder had and this one has not.
-    for name in (_CONFIG, _INDEX):
+    # What an earlier checkpoint in this folder had, and would be read with this one.
+    for name in (_CONFIG, _INDEX, *_TOKENIZER_FILES):
         (folder / name).unlink(missing_ok=True)
     for path in folder.glob("model*.safetensors"):
         if path.name not in plan.shards:
@@ -148,6 +162,11 @@ def write_folder(outputs: Sequence[Output], plan: FolderPlan, *, threads: int, w
             handle.flush()
             os.fsync(handle.fileno())
         partial.replace(path)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _shards(targets: Sequence[Target], kind: BlockType, max_size: int) -> list[list[Target]]:
@@ -206,7 +225,7 @@ def _generation_config(vocabulary: Vocabulary, provenance: Metadata) -> dict[str
         config["eos_token_id"] = sorted({ids["eot"], ids.get("eos", ids["eot"])})
     for key, name in _SAMPLING.items():
         value = provenance.get(f"general.sampling.{key}")
-        if value is not None and isinstance(value.content, (int, float)):
+        if value is not None and isinstance(value.content, (int, float)) and math.isfinite(value.content):
             config[name] = round(value.content, 6)
     if any(name in config for name in ("temperature", "top_k", "top_p", "min_p")):
         config["do_sample"] = True

@@ -48,6 +48,8 @@ def vocabulary_of_metadata(source: str, metadata: Metadata, vocab_size: int) -> 
             f"{source}: {len(tokens)} tokens, {len(types)} types, {len(scores)} scores and {vocab_size} embeddings",
             "the file is damaged; get it again",
         )
+    if not all(isinstance(score, (int, float)) for score in scores):
+        raise FormatError(f"{source}: {_PREFIX}scores are no numbers", "the file is damaged; get it again")
     templates, notes = _chat_templates(source, metadata)
     return Vocabulary(
         source=source,
