@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convert.errors import DiskError, MconvError
+from convert.errors import DiskError, MconvError, UsageError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -117,6 +118,19 @@ def byte_progress(total: int, what: str) -> tqdm[Any]:
     from tqdm import tqdm
 
     return tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=None, file=sys.stderr, dynamic_ncols=True)
+
+
+def parse_bytes(text: str) -> int:
+    """A size as people write it, in decimal units: 5GB, 500MB, 1.5GB, 1000000.
+
+    Raises:
+        UsageError: it is none, or zero.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " ")) if match else 0
+    if size < 1:
+        raise UsageError(f"{text!r} is no size", "write it as 5GB or 500MB")
+    return size
 
 
 def format_bytes(count: int) -> str:

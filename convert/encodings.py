@@ -25,18 +25,23 @@ def widen(rows: np.ndarray) -> np.ndarray:
 def encode_floats(
     target: Target, kinds: Collection[BlockType], rows: np.ndarray, first_row: int
 ) -> Mapping[BlockType, np.ndarray]:
-    """The encoder of a conversion (see `convert.run.Encode`).
+    """The encoder of a conversion (see `convert.run.Encode`). Rows of a quantized source are decoded first.
 
     Raises:
-        QuantizationError: a value is beyond the range of the wanted float type.
+        SourceError: a block decodes to NaN or infinity.
+        QuantizationError: a value is beyond the range of the wanted float type, or the source's type has no decoder.
     """
+    stored = BlockType[target.rows.dtype]
+    if stored.is_quantized:
+        rows = decode(stored, rows)
+        check_finite(target, rows, first_row)
     encoded = {kind: encode(kind, rows) for kind in kinds}
     for kind, blocks in encoded.items():
         bad = find_not_finite(blocks.view(FLOAT_DTYPES[kind.name])) if kind.name in FLOAT_DTYPES else None
         if bad is not None:
             raise QuantizationError(
                 f"{target.place(first_row + bad[0], bad[1])} is too large for {kind.name}",
-                "choose --outtype f32 or bf16",
+                "choose f32 or bf16 for the matrices",
             )
     return encoded
 
@@ -65,6 +70,32 @@ def encode(kind: BlockType, rows: np.ndarray) -> np.ndarray:
     from gguf.quants import quantize
 
     return np.asarray(quantize(values, GGMLQuantizationType[kind.name]))
+
+
+def decode(kind: BlockType, blocks: np.ndarray) -> np.ndarray:
+    """Rows of blocks as float32.
+
+    Args:
+        kind: the quantized type of the blocks.
+        blocks: uint8 (n, bytes of a row).
+
+    Raises:
+        QuantizationError: gguf's Python package cannot decode the type.
+    """
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    number = GGMLQuantizationType.__members__.get(kind.name)
+    try:
+        if number is None:
+            raise NotImplementedError
+        # A damaged block may hold a scale that is infinite: the caller looks for those.
+        with np.errstate(all="ignore"):
+            return np.ascontiguousarray(dequantize(blocks, number), dtype=np.float32)
+    except NotImplementedError as error:
+        raise QuantizationError(
+            f"{kind.name} cannot be decoded", "start from a file of another type, or from the original checkpoint"
+        ) from error
 
 
 def check_finite(target: Target, rows: np.ndarray, first_row: int) -> None:

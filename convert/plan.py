@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 from convert.families.table import Target
@@ -39,28 +38,17 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """A GGUF file that is not written yet.
+    """A file that is not written yet, of whatever format: a header, then tensors.
 
     Attributes:
-        metadata: key-value pairs in the order of the file.
-        tensors: tensors in the order of the file; offsets count from the start of the data.
-        alignment: bytes that every tensor's start is a multiple of.
+        header: all bytes before the data.
+        tensors: tensors in the order of the file; offsets count from the end of the header.
+        size: bytes of the whole file.
     """
 
-    metadata: Metadata
+    header: bytes = field(repr=False)
     tensors: tuple[PlannedTensor, ...]
-    alignment: int = DEFAULT_ALIGNMENT
-
-    @cached_property
-    def header(self) -> bytes:
-        """All bytes before the data."""
-        return encode_header(self.metadata, [tensor.info for tensor in self.tensors], self.alignment)
-
-    @cached_property
-    def size(self) -> int:
-        """Bytes of the whole file."""
-        last = self.tensors[-1].info if self.tensors else None
-        return len(self.header) + (padded(last.offset + last.size, self.alignment) if last else 0)
+    size: int
 
     @property
     def parameters(self) -> int:
@@ -99,7 +87,24 @@ class Plan:
 
 
 def lay_out(metadata: Metadata, typed: Sequence[tuple[Target, BlockType]], alignment: int = DEFAULT_ALIGNMENT) -> Plan:
-    """Give every tensor its place in the file, in the order given.
+    """The plan of a GGUF file: every tensor gets its place, in the order given.
+
+    Args:
+        metadata: key-value pairs in the order of the file.
+        typed: tensors, each with the type that it gets.
+        alignment: bytes that every tensor's start is a multiple of.
+
+    Raises:
+        QuantizationError: a row is not whole blocks of its type.
+        FormatError: a tensor name that GGUF cannot hold.
+    """
+    tensors = place_tensors(typed, alignment)
+    header = encode_header(metadata, [tensor.info for tensor in tensors], alignment)
+    return Plan(header, tensors, len(header) + sum(padded(tensor.info.size, alignment) for tensor in tensors))
+
+
+def place_tensors(typed: Sequence[tuple[Target, BlockType]], alignment: int = 1) -> tuple[PlannedTensor, ...]:
+    """One tensor after the other, each at a multiple of the alignment.
 
     Raises:
         QuantizationError: a row is not whole blocks of its type.
@@ -110,7 +115,7 @@ def lay_out(metadata: Metadata, typed: Sequence[tuple[Target, BlockType]], align
         tensor = PlannedTensor(target, kind, offset)
         tensors.append(tensor)
         offset += padded(tensor.info.size, alignment)
-    return Plan(metadata, tuple(tensors), alignment)
+    return tuple(tensors)
 
 
 def _weights(tensor: PlannedTensor) -> int:

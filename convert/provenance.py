@@ -48,6 +48,7 @@ def read_provenance(folder: Path, config: Mapping[str, Any], tensors: Iterable[T
     metadata |= _card_metadata(card)
     metadata |= _sampling(folder)
     metadata["mconv.version"] = string(convert.__version__)
+    metadata["mconv.source.architecture"] = string(config["architectures"][0])
     revision = _revision(folder, config)
     if revision:
         metadata["mconv.source.revision"] = string(revision)

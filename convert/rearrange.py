@@ -93,3 +93,32 @@ class Rows:
 
     def _starts(self) -> Sequence[int]:
         return [0, *accumulate(row_count(source.shape) for source in self.sources[:-1])]
+
+
+@dataclass(frozen=True)
+class ArrangedTensor:
+    """A tensor whose rows lie elsewhere in another order.
+
+    Attributes:
+        name: canonical (Hugging Face) name.
+        shape: lengths of the axes, slowest first.
+        rows: where its rows lie.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rows: Rows
+
+    @property
+    def dtype(self) -> str:
+        """Storage type of every row."""
+        return self.rows.dtype
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Where the first source stands."""
+        return self.rows.sources[0].position
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) as stored."""
+        return self.rows.read(start, stop)

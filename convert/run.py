@@ -112,7 +112,7 @@ def run(outputs: Sequence[Output], encode: Encode, *, threads: int, what: str) -
     """Write every output, or none.
 
     Args:
-        outputs: files of one model: their plans have the same targets, in any order.
+        outputs: files of one model; a target that several plans have is read once.
         encode: turns rows into bytes; called from several threads at once.
         threads: how many row ranges are worked on at once.
         what: label of the progress bar.
@@ -167,18 +167,20 @@ def _lock(handle: int, path: Path) -> bool:
 
 
 def _jobs(plans: Sequence[Plan]) -> Iterator[_Job]:
-    """Row ranges in the order of the first plan, so that sources are read from front to back."""
-    by_name = [{tensor.target.name: tensor for tensor in plan.tensors} for plan in plans]
-    for first in plans[0].tensors:
-        target = first.target
-        destinations = tuple((place, tensors[target.name]) for place, tensors in enumerate(by_name))
+    """Row ranges in the order of the plans, so that sources are read from front to back."""
+    destinations_of: dict[str, list[tuple[int, PlannedTensor]]] = {}
+    for place, plan in enumerate(plans):
+        for tensor in plan.tensors:
+            destinations_of.setdefault(tensor.target.name, []).append((place, tensor))
+    for destinations in destinations_of.values():
+        target = destinations[0][1].target
         # A stack of experts is cut at its experts: each has importance weights of its own.
         matrix_rows = target.shape[-2] if len(target.shape) > 2 else target.rows.count
         width = target.shape[-1] if len(target.shape) > 1 else 1
         step = max(1, CHUNK_WEIGHTS // width)
         for matrix in range(0, target.rows.count, matrix_rows):
             for start in range(matrix, matrix + matrix_rows, step):
-                yield _Job(target, start, min(start + step, matrix + matrix_rows), destinations)
+                yield _Job(target, start, min(start + step, matrix + matrix_rows), tuple(destinations))
 
 
 class _Worker:

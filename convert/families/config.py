@@ -1,4 +1,4 @@
-"""Reading config.json into a ModelSpec: the part that all families share."""
+"""Reading config.json into a ModelSpec, and writing it back: the part that all families share."""
 
 from __future__ import annotations
 
@@ -112,6 +112,51 @@ def read_rope(config: Config) -> Rope:
             "add original_max_position_embeddings to the rope parameters",
         )
     return rope
+
+
+def write_spec(spec: ModelSpec, architecture: str, model_type: str) -> dict[str, Any]:
+    """The members of config.json that `read_spec` reads, as transformers 5 spells them.
+
+    Args:
+        architecture: the transformers class.
+        model_type: its name in the registry of configurations.
+    """
+    members: dict[str, Any] = {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "hidden_act": "silu",
+        "hidden_size": spec.hidden,
+        "intermediate_size": spec.ffn,
+        "max_position_embeddings": spec.context,
+        "num_attention_heads": spec.heads,
+        "num_hidden_layers": spec.layers,
+        "num_key_value_heads": spec.kv_heads,
+        "rms_norm_eps": spec.rms_norm_eps,
+        "rope_parameters": _write_rope(spec.rope),
+        "tie_word_embeddings": spec.tied,
+        "vocab_size": spec.vocab,
+    }
+    if spec.states_head_dim:
+        members["head_dim"] = spec.head_dim
+    return members
+
+
+def _write_rope(rope: Rope) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"rope_theta": rope.theta, "rope_type": rope.type}
+    if rope.type != "default":
+        parameters["factor"] = rope.factor
+    if rope.type in ("yarn", "llama3"):
+        parameters["original_max_position_embeddings"] = rope.original_context
+    if rope.type == "llama3":
+        parameters |= {"low_freq_factor": rope.low_freq_factor, "high_freq_factor": rope.high_freq_factor}
+    optional = {
+        "beta_fast": rope.beta_fast,
+        "beta_slow": rope.beta_slow,
+        "attention_factor": rope.attention_factor,
+        "extrapolation_factor": rope.extrapolation_factor,
+        "mscale_all_dim": rope.mscale_all_dim,
+    }
+    return parameters | {key: value for key, value in optional.items() if value is not None}
 
 
 def positive(config: Config, key: str, most: int = _LARGEST_COUNT) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from convert.families.config import Config, read_spec
+from typing import Any
+
+from convert.families.config import Config, read_spec, write_spec
 from convert.families.table import Drop, Family, Row
 from convert.rearrange import Index, rope_interleave
 from convert.spec import ModelSpec
@@ -88,10 +90,30 @@ def _read_config(config: Config) -> ModelSpec:
     return read_spec(config, defaults, family="llama", gguf_architecture="llama")
 
 
+def write_mistral_config(spec: ModelSpec) -> dict[str, Any]:
+    """The configuration of a dense Mistral; the window is named, since transformers assumes one where it is not."""
+    return {
+        **write_spec(spec, "MistralForCausalLM", "mistral"),
+        "sliding_window": spec.sliding_window,
+    }
+
+
+def _write_config(spec: ModelSpec, origin: str) -> dict[str, Any]:
+    if origin == "MistralForCausalLM" and not (spec.attention_bias or spec.mlp_bias):
+        return write_mistral_config(spec)
+    return {
+        **write_spec(spec, "LlamaForCausalLM", "llama"),
+        "attention_bias": spec.attention_bias,
+        "mlp_bias": spec.mlp_bias,
+    }
+
+
 FAMILY = Family(
     name="llama",
     classes=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"),
     read_config=_read_config,
     rows=DENSE_ROWS + ATTENTION_BIAS_ROWS + MLP_BIAS_ROWS,
     drops=(ROTARY_TABLE,),
+    write_config=_write_config,
+    gguf_architecture="llama",
 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from convert.errors import MappingError, SourceError
-from convert.families.config import Config, optional_number, read_spec
-from convert.families.llama import DENSE_ROWS, MISTRAL_DEFAULTS, ROTARY_TABLE
+from convert.families.config import Config, optional_number, read_spec, write_spec
+from convert.families.llama import DENSE_ROWS, MISTRAL_DEFAULTS, ROTARY_TABLE, write_mistral_config
 from convert.families.table import Drop, Family
 from convert.spec import ModelSpec
 
@@ -53,11 +54,26 @@ def _read_config(config: Config) -> ModelSpec:
     return replace(spec, attention_temperature_scale=scale)
 
 
+def _write_config(spec: ModelSpec, _origin: str) -> dict[str, Any]:
+    """The text model alone: without temperature scaling it is a Mistral, with it a Ministral 3."""
+    if spec.attention_temperature_scale is None:
+        return write_mistral_config(spec)
+    config = write_spec(spec, "Ministral3ForCausalLM", "ministral3")
+    # GGUF keeps one multiplier: the published models have the same in both places, which leaves the attention as it is.
+    config["rope_parameters"] |= {
+        "llama_4_scaling_beta": spec.attention_temperature_scale,
+        "mscale": spec.rope.mscale_all_dim,
+    }
+    return config
+
+
 FAMILY = Family(
     name="mistral3",
     classes=("Mistral3ForConditionalGeneration", "Ministral3ForCausalLM"),
     read_config=_read_config,
     rows=DENSE_ROWS,
+    write_config=_write_config,
+    gguf_architecture="mistral3",
     drops=(
         ROTARY_TABLE,
         Drop("vision_tower.*", _VISION),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from convert.families.config import Config, read_spec
+from typing import Any
+
+from convert.families.config import Config, read_spec, write_spec
 from convert.families.llama import ATTENTION_ROWS, OUTER_ROWS, ROTARY_TABLE
 from convert.families.table import Cut, Family, Row
 from convert.spec import ModelSpec
@@ -43,6 +45,15 @@ def _read_config(config: Config) -> ModelSpec:
     return read_spec(config, _DEFAULTS, family="mixtral", gguf_architecture="llama")
 
 
+def _write_config(spec: ModelSpec, _origin: str) -> dict[str, Any]:
+    return {
+        **write_spec(spec, "MixtralForCausalLM", "mixtral"),
+        "num_experts_per_tok": spec.experts_per_token,
+        "num_local_experts": spec.experts,
+        "sliding_window": spec.sliding_window,
+    }
+
+
 FAMILY = Family(
     name="mixtral",
     classes=("MixtralForCausalLM",),
@@ -50,4 +61,7 @@ FAMILY = Family(
     rows=OUTER_ROWS + ATTENTION_ROWS + EXPERT_ROWS,
     drops=(ROTARY_TABLE,),
     cuts=FUSED,
+    write_config=_write_config,
+    gguf_architecture="llama",
+    mixture=True,
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from convert.errors import MappingError
-from convert.rearrange import Index, Rows
+from convert.rearrange import ArrangedTensor, Index, Rows, invert
 from convert.spec import ModelSpec
-from convert.tensors import Tensor
+from convert.tensors import FileTensor, Tensor, row_count
 
 
 def always(_: ModelSpec) -> bool:
@@ -71,7 +72,12 @@ class Family:
         name: what `ModelSpec.family` says.
         classes: the names in `architectures` of config.json that belong here.
         read_config: from config.json to a spec; raises MappingError or SourceError.
+        write_config: the other way: the members of config.json that say a spec, given the class the model is known to
+            come from (empty where nobody knows). None where no such model can be written.
         rows, drops, cuts: the table.
+        gguf_architecture: `general.architecture` of the GGUF files that are read as this family; None where they are
+            another family's.
+        mixture: whether those are the files with experts.
     """
 
     name: str
@@ -80,6 +86,9 @@ class Family:
     rows: tuple[Row, ...]
     drops: tuple[Drop, ...] = ()
     cuts: tuple[Cut, ...] = ()
+    write_config: Callable[[ModelSpec, str], dict[str, Any]] | None = None
+    gguf_architecture: str | None = None
+    mixture: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,8 @@ class Target:
     def place(self, row: int, column: int) -> str:
         """One value, in the words of the source that a user can look at."""
         source, source_row = self.rows.locate(row)
-        return f"tensor {source.name} ({self.name}), row {source_row}, column {column}"
+        also = f" ({self.name})" if self.name != source.name else ""
+        return f"tensor {source.name}{also}, row {source_row}, column {column}"
 
 
 def gguf_targets(family: Family, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> list[Target]:
@@ -121,8 +131,56 @@ def gguf_targets(family: Family, spec: ModelSpec, tensors: Mapping[str, Tensor])
         for group, order, row, layer, sources in found:
             placed.append(((places[group], order), _target(row, layer, spec, sources)))
     if unused:
-        raise _unknown(next(iter(unused)), len(unused), family, spec)
+        known = [name for row in family.rows for n in range(spec.layers) for name in source_names(row, n, spec)[:1]]
+        raise _unknown(next(iter(unused)), len(unused), family, known)
     return [target for _, target in sorted(placed, key=lambda item: item[0])]
+
+
+def canonical_tensors(family: Family, spec: ModelSpec, stored: Mapping[str, FileTensor]) -> dict[str, Tensor]:
+    """`gguf_targets` read backwards: the tensors of a GGUF file by canonical name, in the order of the table.
+
+    Args:
+        stored: GGUF name to tensor.
+
+    Raises:
+        MappingError: a tensor is missing, is unknown to the family, or has a shape that the spec contradicts.
+    """
+    unused = dict(stored)
+    tensors: dict[str, Tensor] = {}
+    for layer_rows in _by_layer(family.rows, spec):
+        for _, row, layer in layer_rows:
+            name = row.gguf.format(layer=layer)
+            tensor = unused.pop(name, None)
+            if tensor is not None:
+                tensors |= {part.name: part for part in _parts(row, layer, spec, tensor)}
+            elif row.required(spec):
+                raise MappingError(
+                    f"tensor {name} is missing from the file",
+                    "get the file again; very old files that keep each expert apart have to be converted anew",
+                )
+    if unused:
+        known = [row.gguf.format(layer=layer) for row in family.rows for layer in range(spec.layers)]
+        raise _unknown(next(iter(unused)), len(unused), family, known)
+    return tensors
+
+
+def _parts(row: Row, layer: int, spec: ModelSpec, tensor: FileTensor) -> Iterable[Tensor]:
+    """The canonical tensors that one tensor of a GGUF file holds."""
+    shape = tuple(spec.dimension(axis) for axis in row.shape)
+    expected = (spec.experts, *shape) if "{expert}" in row.hf else shape
+    if tensor.shape != expected:
+        raise MappingError(
+            f"tensor {tensor.name} has shape {list(tensor.shape)}, but the file's metadata makes it {list(expected)}",
+            "the file is damaged, or it was edited; get it again",
+        )
+    order = invert(index) if row.arrange is not None and (index := row.arrange(spec)) is not None else None
+    height = row_count(shape)
+    for place, name in enumerate(source_names(row, layer, spec)):
+        start = place * height
+        if order is None:
+            yield tensor.slice_rows(name, start, shape)
+        else:
+            yield ArrangedTensor(name, shape, Rows((tensor,), order[start : start + height]))
 
 
 def dropped(family: Family, name: str) -> str | None:
@@ -183,9 +241,7 @@ def _target(row: Row, layer: int, spec: ModelSpec, sources: list[Tensor]) -> Tar
     return Target(row.gguf.format(layer=layer), shape, Rows(tuple(sources), index))
 
 
-def _unknown(name: str, count: int, family: Family, spec: ModelSpec) -> MappingError:
-    layers = range(spec.layers)
-    known = [source for row in family.rows for layer in layers for source in source_names(row, layer, spec)[:1]]
+def _unknown(name: str, count: int, family: Family, known: Sequence[str]) -> MappingError:
     near = difflib.get_close_matches(name, known, n=1)
     more = f" and {count - 1} more" if count > 1 else ""
     nearest = f"; the nearest known one is {near[0]}" if near else ""

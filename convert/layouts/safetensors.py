@@ -1,4 +1,4 @@
-"""The header of a safetensors file, read without trusting it.
+"""The header of a safetensors file, read without trusting it, and written.
 
 Format: 8 bytes of little-endian header length, that many bytes of JSON, then the data
 (https://github.com/huggingface/safetensors#format). The safetensors package hands out tensors, not the byte ranges that
@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from convert.errors import FormatError, SourceError
+from convert.families.table import Target
+from convert.plan import Plan, place_tensors
 from convert.tensors import FLOAT_DTYPES, FileTensor, SourceFile, row_length
+from convert.types import BlockType
 
 # The limit of the safetensors package itself.
 _LARGEST_HEADER = 100_000_000
@@ -39,6 +43,27 @@ def read_tensors(path: Path, file_number: int) -> list[FileTensor]:
         _read_entry(file, name, entry, data_start, (file_number, place))
         for place, (name, entry) in enumerate(sorted(header.items()))
     ]
+
+
+def lay_out_shard(typed: Sequence[tuple[Target, BlockType]]) -> Plan:
+    """The plan of a safetensors file: tensors one after the other, in the order given.
+
+    Args:
+        typed: tensors, each with F32, F16 or BF16.
+    """
+    tensors = place_tensors(typed)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    for tensor in tensors:
+        header[tensor.target.name] = {
+            "dtype": tensor.type.name,
+            "shape": list(tensor.target.shape),
+            "data_offsets": [tensor.offset, tensor.offset + tensor.info.size],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    # The data begins at a multiple of eight bytes; spaces are what the safetensors package fills up with.
+    text = text.ljust(-(-len(text) // 8) * 8)
+    prefix = len(text).to_bytes(8, "little") + text
+    return Plan(prefix, tensors, len(prefix) + sum(tensor.info.size for tensor in tensors))
 
 
 def _read_header(file: SourceFile) -> tuple[dict[str, Any], int]:

@@ -37,6 +37,9 @@ _NAMES = {
     (_GPT_2,): "gpt-2",
     (_DIGITS, _GPT_2): "smollm",
 }
+# Other names that llama.cpp has for the same (src/llama-vocab.cpp, `load`).
+_ALIASES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "pixtral": "llama-bpe"}
+_STEPS = {_DIGITS: {"type": "Digits", "individual_digits": True}}
 # Those for which llama.cpp takes a word that is a token as it is, without merging (`ignore_merges`).
 TAKES_WHOLE_WORDS = frozenset({"tekken", "llama-bpe"})
 
@@ -74,6 +77,27 @@ def name_pre_tokenizer(tokenizer: dict[str, Any], tokens: list[str]) -> tuple[st
     if tokenizer.get("normalizer") is not None:
         notes.append("tokenizer.json normalizes text before splitting it; llama.cpp does not")
     return name, tuple(notes)
+
+
+def pre_tokenizer_named(name: str) -> dict[str, Any]:
+    """The `pre_tokenizer` of a tokenizer.json that does what llama.cpp's of this name does.
+
+    Raises:
+        SourceError: it is not known here what that is.
+    """
+    cuts = next((cuts for cuts, known in _NAMES.items() if known == _ALIASES.get(name, name)), None)
+    if cuts is None:
+        raise SourceError(
+            f"what the pre-tokenizer {name!r} does is not known",
+            f"known are {', '.join(sorted({*_NAMES.values(), *_ALIASES}))}; give the original checkpoint",
+        )
+    steps = [_STEPS.get(cut) or _split(cut) for cut in cuts if cut != _GPT_2]
+    byte_level = {"add_prefix_space": False, "trim_offsets": True, "use_regex": _GPT_2 in cuts}
+    return {"type": "Sequence", "pretokenizers": [*steps, {"type": "ByteLevel", **byte_level}]}
+
+
+def _split(expression: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
 
 
 def _is_tekken(tokens: list[str]) -> bool:

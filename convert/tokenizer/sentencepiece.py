@@ -1,7 +1,8 @@
 """A SentencePiece file (`tokenizer.model`) as a vocabulary.
 
 The file is one protocol buffer message, `ModelProto` of sentencepiece (src/sentencepiece_model.proto); the few fields
-that matter here are read from the wire format directly, so that a damaged file is an error and no more.
+that matter here are read from the wire format directly, so that a damaged file is an error and no more, and written
+the same way.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from typing import Any
 from convert.documents import read_object_if_any
 from convert.errors import FormatError, SourceError
 from convert.tokenizer.added import AddedToken, read_added_tokens
+from convert.tokenizer.protobuf import read_fields, write_fields
 from convert.tokenizer.special import read_special
 from convert.tokenizer.template import read_chat_templates
 from convert.tokenizer.vocabulary import TokenType, Vocabulary, check_token_id, unused_token
 
 _UNUSED_SCORE = -10000.0
-_ADDED_SCORE = -1000.0
+ADDED_SCORE = -1000.0
+"""What llama.cpp's converter gives tokens that the files beside the model add."""
 # `TrainerSpec.ModelType`
 _BPE = 2
 
@@ -63,7 +66,7 @@ def read_sentencepiece(path: Path, vocab_size: int) -> Vocabulary:
     types = model.types + [TokenType.UNUSED] * len(missing)
     for token in _added_tokens(folder, vocab_size):
         tokens[token.id], types[token.id] = token.text, token.type
-        scores[token.id] = _ADDED_SCORE
+        scores[token.id] = ADDED_SCORE
 
     special_ids, add_special = read_special(folder, read_object_if_any(folder / "tokenizer.json"))
     add_space_prefix = read_object_if_any(folder / "tokenizer_config.json").get("add_prefix_space")
@@ -104,13 +107,13 @@ def _notes(name: str, model: _Model) -> tuple[str, ...]:
 def _read_model(path: Path) -> _Model:
     model = _Model()
     try:
-        for number, value in _fields(path.read_bytes()):
+        for number, value in read_fields(path.read_bytes()):
             if number == 1:
-                _read_piece(model, dict(_fields(value)))
+                _read_piece(model, dict(read_fields(value)))
             elif number == 2:
-                model.model_type = dict(_fields(value)).get(3, 1)
+                model.model_type = dict(read_fields(value)).get(3, 1)
             elif number == 3:
-                normalizer = dict(_fields(value))
+                normalizer = dict(read_fields(value))
                 model.normalizes = bool(normalizer.get(2))
                 model.adds_space_prefix = bool(normalizer.get(3, True))
                 model.removes_extra_spaces = bool(normalizer.get(4, True))
@@ -133,36 +136,35 @@ def _read_piece(model: _Model, piece: dict[int, Any]) -> None:
     model.types.append(kind)
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Number and value of each field: int for a varint, else bytes (protobuf.dev/programming-guides/encoding)."""
-    position = 0
-    while position < len(message):
-        key, position = _varint(message, position)
-        wire = key & 7
-        value: int | bytes
-        if wire == 0:
-            value, position = _varint(message, position)
-        else:
-            if wire == 2:
-                size, position = _varint(message, position)
-            elif wire in (1, 5):
-                size = 8 if wire == 1 else 4
-            else:
-                raise ValueError(f"wire type {wire}")
-            value = message[position : position + size]
-            position += size
-            if position > len(message):
-                raise ValueError("a field ends after the message")
-        yield key >> 3, value
+def write_sentencepiece(vocabulary: Vocabulary) -> bytes:
+    """The SentencePiece file of a vocabulary that merges by score.
 
-
-def _varint(message: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[position]
-        value |= (byte & 127) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 128:
-            return value, position
-        if shift > 63:
-            raise ValueError("a number is longer than 64 bits")
+    Unused tokens at the end, which stand for rows of the embedding matrix that the tokenizer has no token for, are left
+    out. Numbers of the fields: sentencepiece src/sentencepiece_model.proto.
+    """
+    count = len(vocabulary.tokens)
+    while count and vocabulary.types[count - 1] is TokenType.UNUSED:
+        count -= 1
+    scores = vocabulary.scores or [0.0] * count
+    types = list(vocabulary.types)
+    unknown = vocabulary.id_of("unk")
+    if unknown is not None:
+        # Files that list it among their added tokens make it a control token, and SentencePiece wants one unknown.
+        types[unknown] = TokenType.UNKNOWN
+    pieces = [
+        (1, write_fields([(1, vocabulary.tokens[n]), (2, float(scores[n])), (3, int(types[n]))])) for n in range(count)
+    ]
+    trainer: list[tuple[int, int | str]] = [
+        (3, _BPE),
+        (4, count),
+        (35, int(TokenType.BYTE in vocabulary.types)),
+    ]
+    for number, role in enumerate(("unk", "bos", "eos", "pad"), 40):
+        token_id = vocabulary.id_of(role)
+        # -1, ten bytes on the wire, is "none"; the piece of a role stands five fields after its id.
+        trainer.append((number, (1 << 64) - 1 if token_id is None else token_id))
+        if token_id is not None:
+            trainer.append((number + 5, vocabulary.tokens[token_id]))
+    adds_space = int(vocabulary.add_space_prefix is not False)
+    normalizer: list[tuple[int, int | str]] = [(1, "identity"), (3, adds_space), (4, 0), (5, 1)]
+    return write_fields([*pieces, (2, write_fields(trainer)), (3, write_fields(normalizer))])

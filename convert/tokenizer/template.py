@@ -21,7 +21,7 @@ def read_chat_templates(folder: Path) -> dict[str, str]:
     if (folder / "chat_template.jinja").is_file():
         templates = {"default": read_text(folder / "chat_template.jinja")}
         for path in sorted(folder.glob("additional_chat_templates/*.jinja")):
-            templates[_plain(path.stem)] = read_text(path)
+            templates[plain_name(path.stem)] = read_text(path)
         return templates
     for name in ("tokenizer_config.json", "chat_template.json"):
         content = read_object_if_any(folder / name).get("chat_template")
@@ -37,13 +37,13 @@ def _by_name(source: str, content: object) -> dict[str, str]:
         isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
         for entry in content
     ):
-        return {_plain(entry["name"]): entry["template"] for entry in content}
+        return {plain_name(entry["name"]): entry["template"] for entry in content}
     raise FormatError(
         f"{source}: 'chat_template' is neither a text nor a list of named texts",
         "write the template to chat_template.jinja, which is looked at first",
     )
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """The name as part of a metadata key."""
     return re.sub(r"[^0-9A-Za-z]", "_", name)

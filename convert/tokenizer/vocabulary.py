@@ -15,7 +15,7 @@ from convert.errors import FormatError
 from convert.metadata import Metadata, ValueType, array, boolean, string, uint32
 
 TEKKEN_FILE = "tekken.json"
-_NAMES_OF_SPECIAL_IDS = {
+NAMES_OF_SPECIAL_IDS = {
     "bos": "bos",
     "eos": "eos",
     "eot": "eot",
@@ -24,6 +24,7 @@ _NAMES_OF_SPECIAL_IDS = {
     "pad": "padding",
     "mask": "mask",
 }
+"""Role to its name in the keys."""
 
 
 class TokenType(IntEnum):
@@ -96,6 +97,13 @@ class Vocabulary:
         """The template to use unasked."""
         return self.chat_templates.get("default")
 
+    def id_of(self, role: str) -> int | None:
+        """The id with a role. The unknown token is found by its type or text too: llama.cpp needs no role for it."""
+        if role == "unk" and role not in self.special_ids:
+            of_type = [token_id for token_id, kind in enumerate(self.types) if kind is TokenType.UNKNOWN]
+            return of_type[0] if of_type else self.tokens.index("<unk>") if "<unk>" in self.tokens else None
+        return self.special_ids.get(role)
+
     def metadata(self) -> Metadata:
         """The `tokenizer.*` keys."""
         keys: Metadata = {}
@@ -126,7 +134,7 @@ class Vocabulary:
 
     def _special_ids(self) -> Metadata:
         return {
-            f"tokenizer.ggml.{_NAMES_OF_SPECIAL_IDS[role]}_token_id": uint32(token_id)
+            f"tokenizer.ggml.{NAMES_OF_SPECIAL_IDS[role]}_token_id": uint32(token_id)
             for role, token_id in self.special_ids.items()
         }
 
