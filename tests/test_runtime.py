@@ -108,7 +108,7 @@ def test_not_a_gguf_file(tmp_path: Path, content: bytes) -> None:
 def test_a_truncated_file_names_the_reason(tmp_path: Path, noise: Path, keep: int) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(noise.read_bytes()[:keep])
-    with pytest.raises(MconvError, match="past the end of the file|more than the file holds|the file has") as caught:
+    with pytest.raises(MconvError, match=r"past the end of the file|more than the file holds|the file has") as caught:
         Runtime(path)
     assert "truncated" in caught.value.hint
 
@@ -137,7 +137,7 @@ def test_a_header_at_the_limits_is_left_to_llama_cpp(tmp_path: Path, noise: Path
     limits = {"llama.block_count": uint32(MAX_LAYERS), "llama.attention.layer_norm_rms_epsilon": float32(0)}
     path.write_bytes(encode_header({**read_gguf(noise).metadata, **limits}, []))
     check_header(path)
-    with pytest.raises(FormatError, match="llama.cpp cannot load it: missing tensor"):
+    with pytest.raises(FormatError, match=r"cannot load it: .*token_embd.weight. not found"):
         Runtime(path)
 
 
