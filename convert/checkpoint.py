@@ -24,6 +24,7 @@ class Checkpoint:
         spec: hyperparameters.
         tensors: canonical (Hugging Face) name to tensor; what the family drops is gone.
         vocabulary: reads the tokenizer, which takes longer than all the rest of opening.
+        files: what it is read from, and so must not be written.
         provenance: `general.*` and `mconv.*` metadata that is known of it.
         notes: what a user should know, such as what was left out.
     """
@@ -32,5 +33,6 @@ class Checkpoint:
     spec: ModelSpec
     tensors: Mapping[str, Tensor]
     vocabulary: Callable[[], Vocabulary]
+    files: tuple[Path, ...]
     provenance: Metadata = field(default_factory=dict)
     notes: tuple[str, ...] = ()

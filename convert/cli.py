@@ -71,7 +71,7 @@ def hf_to_gguf(
     plan = plan_conversion(checkpoint, targets, kind)
     outputs = [Output(plan, output)]
     if not dry_run:
-        check_outputs(outputs, source.iterdir(), overwrite=overwrite)
+        check_outputs(outputs, checkpoint.files, overwrite=overwrite)
         run(outputs, encode_floats, threads=threads or default_threads(), what=output.name)
     if as_json:
         emit_json({"files": [describe(plan, output, kind.name, dry_run)]})
@@ -124,7 +124,7 @@ def gguf_to_hf(
     kind = source_dtype(checkpoint.tensors) if dtype == "auto" else BlockType[dtype.upper()]
     plan = plan_folder(checkpoint, kind, size)
     if not dry_run:
-        outputs = check_folder(output, plan, overwrite=overwrite)
+        outputs = check_folder(output, plan, checkpoint.files, overwrite=overwrite)
         write_folder(outputs, plan, threads=threads or default_threads(), what=output.name)
     if as_json:
         files = [describe(shard, output / name, kind.name, dry_run) for name, shard in plan.shards.items()]

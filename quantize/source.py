@@ -75,7 +75,7 @@ def _open_folder(path: Path) -> Source:
         metadata=metadata,
         model=_facts(path, metadata),
         alignment=DEFAULT_ALIGNMENT,
-        files=tuple(path.iterdir()),
+        files=checkpoint.files,
         notes=(*checkpoint.notes, *checkpoint.vocabulary().notes),
     )
 

@@ -353,6 +353,17 @@ def test_an_earlier_checkpoint_is_replaced_whole(models, there, back, command) -
     assert_equal_bytes(found, models("mistral"))
 
 
+def test_a_folder_that_holds_the_source_is_refused(models, there, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    folder = tmp_path / "both"
+    folder.mkdir()
+    file = there(models("mistral")).rename(folder / "config.json")
+    before = file.read_bytes()
+    refused = command(cli, "gguf-to-hf", file, folder, "--overwrite")
+    assert (refused.code, "holds what is read" in refused.err) == (2, True)
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    assert file.read_bytes() == before
+
+
 def rewrite(file: Path, out: Path, keys: dict[str, Value | None]) -> Path:
     """The header of a file with some keys changed, or removed where the value is None, over the same data."""
     original = read_gguf(file)

@@ -55,6 +55,7 @@ def open_gguf(path: Path) -> Checkpoint:
         spec=spec,
         tensors=tensors,
         vocabulary=vocabulary,
+        files=(path, *{tensor.file.path for tensor in file.tensors}),
         provenance={
             key: value
             for key, value in file.metadata.items()

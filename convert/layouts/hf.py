@@ -53,6 +53,7 @@ def open_hf(folder: Path) -> Checkpoint:
         spec=spec,
         tensors=tensors,
         vocabulary=vocabulary,
+        files=tuple(folder.iterdir()),
         provenance=read_provenance(folder, config, tensors.values(), spec),
         notes=(*_left_out(reasons), *_not_carried(spec)),
     )

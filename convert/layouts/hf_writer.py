@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from convert.checkpoint import Checkpoint
 from convert.encodings import encode_floats
-from convert.errors import DiskError, MappingError
+from convert.errors import DiskError, MappingError, UsageError
 from convert.families import family_named
 from convert.families.table import Target
 from convert.layouts.safetensors import lay_out_shard
@@ -105,10 +105,15 @@ def source_dtype(tensors: Mapping[str, Tensor]) -> BlockType:
     return BlockType.F32 if dtypes <= {"F32"} else BlockType.BF16
 
 
-def check_folder(folder: Path, plan: FolderPlan, *, overwrite: bool) -> list[Output]:
+def check_folder(folder: Path, plan: FolderPlan, inputs: Iterable[Path], *, overwrite: bool) -> list[Output]:
     """Make the folder if need be, and refuse what could not end well, before anything is written.
 
+    Args:
+        inputs: files that are about to be read. None may lie in the folder, for `write_folder` replaces and removes
+            more than the shards there.
+
     Raises:
+        UsageError: the folder holds an input.
         DiskError: the folder holds a checkpoint already, cannot be made, or the disk has no room.
     """
     if folder.exists() and not folder.is_dir():
@@ -117,11 +122,14 @@ def check_folder(folder: Path, plan: FolderPlan, *, overwrite: bool) -> list[Out
         raise DiskError(f"{folder} is not empty", "choose another folder, or pass --overwrite")
     if not folder.parent.is_dir():
         raise DiskError(f"{folder.parent}: no such folder", "create it first, or choose another output")
+    inputs = list(inputs)
+    if folder.resolve() in {path.parent.resolve() for path in inputs}:
+        raise UsageError(f"{folder} holds what is read", "choose another output folder")
     folder.mkdir(exist_ok=True)
     outputs = [Output(shard, folder / name) for name, shard in plan.shards.items()]
     try:
-        check_outputs(outputs, overwrite=overwrite)
-    except DiskError:
+        check_outputs(outputs, inputs, overwrite=overwrite)
+    except (DiskError, UsageError):
         _remove_if_empty(folder)
         raise
     return outputs
