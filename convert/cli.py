@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,7 @@ import convert
 from convert.console import emit_json, emit_table, format_bytes, note, run_command
 
 if TYPE_CHECKING:
+    from convert.checkpoint import Checkpoint
     from convert.plan import Plan
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -18,6 +20,21 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Print the plan wi
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 threads_option = click.option(
     "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads to work with.  [default: all cores]"
+)
+
+
+outtype_option = click.option(
+    "--outtype",
+    type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"], case_sensitive=False),
+    default="auto",
+    show_default=True,
+    help="Type of the matrices. auto keeps a 16-bit checkpoint as it is and makes a float32 one f16.",
+)
+hf_config_option = click.option(
+    "--hf-config",
+    type=click.Path(path_type=Path),
+    metavar="DIR|FILE",
+    help="config.json and tokenizer of the model, where the checkpoint has none beside it.",
 )
 
 
@@ -30,13 +47,7 @@ def cli() -> None:
 @cli.command("hf-to-gguf")
 @click.argument("source", type=click.Path(path_type=Path), metavar="SRC")
 @click.argument("output", type=click.Path(path_type=Path), metavar="OUT.gguf")
-@click.option(
-    "--outtype",
-    type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"], case_sensitive=False),
-    default="auto",
-    show_default=True,
-    help="Type of the matrices. auto keeps a 16-bit checkpoint as it is and makes a float32 one f16.",
-)
+@outtype_option
 @dry_run_option
 @json_option
 @overwrite_option
@@ -50,14 +61,95 @@ def hf_to_gguf(
     Example:
       mconv hf-to-gguf Mistral-7B-Instruct-v0.3/ mistral-7b.gguf
     """
+    from convert.layouts.hf import open_hf
+
+    _write_gguf(open_hf(source), output, outtype, dry_run, as_json, overwrite, threads)
+
+
+@cli.command("megatron-to-gguf")
+@click.argument("source", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("output", type=click.Path(path_type=Path), metavar="OUT.gguf")
+@hf_config_option
+@outtype_option
+@dry_run_option
+@json_option
+@overwrite_option
+@threads_option
+def megatron_to_gguf(
+    source: Path,
+    output: Path,
+    hf_config: Path | None,
+    outtype: str,
+    dry_run: bool,
+    as_json: bool,
+    overwrite: bool,
+    threads: int | None,
+) -> None:
+    """Write a Megatron-Core checkpoint (torch_dist) as one GGUF file.
+
+    DIR holds the tracker file, or is the folder of one iteration. Whatever parallelism wrote it, it is read as one
+    model; the state of the optimizer is left out.
+
+    \b
+    Example:
+      mconv megatron-to-gguf checkpoints/run-7/ run-7.gguf --hf-config Mistral-7B-v0.3/
+    """
+    from convert.layouts.megatron import open_megatron
+
+    _write_gguf(open_megatron(source, hf_config), output, outtype, dry_run, as_json, overwrite, threads)
+
+
+@cli.command("hf-to-megatron")
+@click.argument("source", type=click.Path(path_type=Path), metavar="SRC")
+@click.argument("output", type=click.Path(path_type=Path), metavar="DIR")
+@dry_run_option
+@json_option
+@overwrite_option
+def hf_to_megatron(source: Path, output: Path, dry_run: bool, as_json: bool, overwrite: bool) -> None:
+    """Write a Hugging Face folder as a Megatron-Core checkpoint (torch_dist).
+
+    It loads at any tensor, pipeline and expert parallelism. Configuration and tokenizer lie beside the weights.
+
+    \b
+    Example:
+      mconv hf-to-megatron Mistral-7B-Instruct-v0.3/ mistral-7b-megatron/
+    """
+    from convert.layouts.hf import companions, open_hf
+    from convert.layouts.megatron_writer import check_folder, plan_megatron, write_megatron
+
+    checkpoint = open_hf(source)
+    for line in checkpoint.notes:
+        note(f"note: {line}")
+    plan = plan_megatron(checkpoint)
+    if not dry_run:
+        check_folder(plan, output, overwrite=overwrite)
+        write_megatron(plan, output, companions(source))
+    if as_json:
+        members = {"path": str(output), "bytes": plan.size, "tensors": len(plan.tensors)}
+        emit_json({"files": [{**members, "plan": plan.describe_tensors()} if dry_run else members]})
+        return
+    if dry_run:
+        _print_tensors(plan.describe_tensors())
+    verb = "would write" if dry_run else "wrote"
+    click.echo(f"{verb} {output}: {plan.size} bytes of weights ({format_bytes(plan.size)})")
+
+
+def _write_gguf(
+    checkpoint: Checkpoint,
+    output: Path,
+    outtype: str,
+    dry_run: bool,
+    as_json: bool,
+    overwrite: bool,
+    threads: int | None,
+) -> None:
+    """The end of every conversion to GGUF."""
     from convert.encodings import encode_floats
     from convert.layouts.gguf import model_targets, plan_conversion, source_type
-    from convert.layouts.hf import open_hf
     from convert.run import Output, check_outputs, run
     from convert.threads import default_threads
     from convert.types import BlockType
 
-    checkpoint = open_hf(source)
     for line in (*checkpoint.notes, *checkpoint.vocabulary().notes):
         note(f"note: {line}")
     targets = model_targets(checkpoint)
@@ -91,16 +183,17 @@ def describe(plan: Plan, path: Path, kind: str, dry_run: bool) -> dict[str, obje
 
 def _print_plan(plan: Plan, path: Path, dry_run: bool) -> None:
     if dry_run:
-        emit_table(
-            ["tensor", "shape", "type", "bytes"],
-            (
-                [str(row["name"]), "x".join(map(str, row["shape"])), str(row["type"]), str(row["bytes"])]
-                for row in plan.describe_tensors()
-            ),
-        )
+        _print_tensors(plan.describe_tensors())
     verb = "would write" if dry_run else "wrote"
     click.echo(
         f"{verb} {path}: {plan.size} bytes ({format_bytes(plan.size)}), {plan.bits_per_weight:.2f} bits per weight"
+    )
+
+
+def _print_tensors(rows: Iterable[dict[str, Any]]) -> None:
+    emit_table(
+        ["tensor", "shape", "type", "bytes"],
+        ([str(row["name"]), "x".join(map(str, row["shape"])), str(row["type"]), str(row["bytes"])] for row in rows),
     )
 
 

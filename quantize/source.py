@@ -1,5 +1,5 @@
-"""What is to be quantized: a Hugging Face folder or a GGUF file, seen as the unquantized GGUF file that it is or
-would be."""
+"""What is to be quantized: a Hugging Face folder, a Megatron checkpoint or a GGUF file, seen as the unquantized
+GGUF file that it is or would be."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.errors import FormatError, MappingError
+from convert.checkpoint import Checkpoint
+from convert.errors import FormatError, MappingError, UsageError
 from convert.families.table import Target
 from convert.layouts.gguf import model_metadata, model_targets, stays_float32
 from convert.layouts.gguf_file import DEFAULT_ALIGNMENT, read_gguf
 from convert.layouts.hf import open_hf
+from convert.layouts.megatron import is_megatron, open_megatron
 from convert.metadata import Metadata
 from convert.rearrange import Rows
 from convert.types import BlockType
@@ -49,17 +51,26 @@ class Source:
         return [SourceTensor(target.name, target.shape, _stored_type(target)) for target in self.targets.values()]
 
 
-def open_source(path: Path) -> Source:
-    """Open a Hugging Face folder or a GGUF file; only headers, configuration and tokenizer are read.
+def open_source(path: Path, hf_config: Path | None = None) -> Source:
+    """Open a Hugging Face folder, a Megatron-Core checkpoint or a GGUF file; no weight is read.
+
+    Args:
+        hf_config: see `open_megatron`; nothing else has use for it.
 
     Raises:
-        SourceError, FormatError, MappingError: see `open_hf` and `read_gguf`.
+        SourceError, FormatError, MappingError: see `open_hf`, `open_megatron` and `read_gguf`.
+        UsageError: `hf_config` for another kind of source.
     """
-    return _open_gguf(path) if path.is_file() or path.suffix == ".gguf" else _open_folder(path)
+    if is_megatron(path):
+        return _open_checkpoint(path, open_megatron(path, hf_config))
+    if hf_config is not None:
+        raise UsageError(f"{path} is no Megatron checkpoint", "leave --hf-config out")
+    if path.is_file() or path.suffix == ".gguf":
+        return _open_gguf(path)
+    return _open_checkpoint(path, open_hf(path))
 
 
-def _open_folder(path: Path) -> Source:
-    checkpoint = open_hf(path)
+def _open_checkpoint(path: Path, checkpoint: Checkpoint) -> Source:
     targets = {target.name: target for target in model_targets(checkpoint)}
     metadata = model_metadata(checkpoint, file_type=0)
     notes = (*checkpoint.notes, *checkpoint.vocabulary().notes)

@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from convert.errors import MappingError
 from convert.rearrange import Index, Rows
 from convert.spec import ModelSpec
@@ -32,6 +34,9 @@ class Row:
         group: tensors of one layer and group stand side by side in a GGUF file, after the last of their sources. It is
             where
             the field's converters put stacked experts.
+        megatron: key in a Megatron-Core checkpoint, with `{layer}` and `{expert}` where a stack of layers or experts
+            has a leading axis. Rows that share a key are fused there.
+        places: where the tensor's rows stand in the fused one, from the spec; None where they are all of it.
     """
 
     hf: str
@@ -40,6 +45,8 @@ class Row:
     arrange: Callable[[ModelSpec], Index] | None = None
     required: Callable[[ModelSpec], bool] = always
     group: str = ""
+    megatron: str = ""
+    places: Callable[[ModelSpec], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
