@@ -107,7 +107,7 @@ def _build(job: dict[str, Any]) -> Any:
         bias_activation_fusion=False,
         apply_rope_fusion=False,
         gradient_accumulation_fusion=False,
-        **({"sequence_parallel": job["tensor"] > 1, **mixture} if experts else {}),
+        **(mixture if experts else {}),
         **job.get("options", {}),
     )
     model = GPTModel(
