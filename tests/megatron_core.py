@@ -20,7 +20,8 @@ def run_ranks(tensor: int = 1, pipeline: int = 1, expert: int = 1, **job: Any) -
     Args:
         tensor, pipeline, expert: sizes of the parallel groups.
         job: `config` (a Hugging Face config as a dict), and what to do with the model, in this order: `load` (folder),
-            `tokens` (list of ids) with `logits` (a .npy file), `save` (an empty folder).
+            `tokens` (list of ids) with `logits` (a .npy file), `save` (an empty folder). Also `padded_vocab`: rows of
+            the embedding; `sharding`: what decides on the keys that are saved.
     """
     world = max(tensor, expert) * pipeline
     job |= {"tensor": tensor, "pipeline": pipeline, "expert": expert}
@@ -108,7 +109,6 @@ def _build(job: dict[str, Any]) -> Any:
         apply_rope_fusion=False,
         gradient_accumulation_fusion=False,
         **(mixture if experts else {}),
-        **job.get("options", {}),
     )
     model = GPTModel(
         config,
@@ -163,19 +163,14 @@ def _work(job: dict[str, Any]) -> None:
     )
     torch.manual_seed(0)
     model = _build(job)
-    metadata = job.get("sharding")
     if "load" in job:
-        loaded = dist_checkpointing.load({"model": model.sharded_state_dict(metadata=metadata)}, job["load"])
+        loaded = dist_checkpointing.load({"model": model.sharded_state_dict()}, job["load"])
         model.load_state_dict(loaded["model"])
     if "logits" in job:
         _logits(model, job)
     if "save" in job:
-        state = {job.get("prefix", "model"): model.sharded_state_dict(metadata=metadata), "checkpoint_version": 3.0}
-        if "arguments" in job:
-            import argparse
-
-            state["args"] = argparse.Namespace(**job["arguments"])
-        dist_checkpointing.save(state, job["save"])
+        state = model.sharded_state_dict(metadata=job.get("sharding"))
+        dist_checkpointing.save({"model": state, "checkpoint_version": 3.0}, job["save"])
     dist.barrier()
     dist.destroy_process_group()
 
