@@ -1,4 +1,4 @@
-"""Hyperparameters that a training run left in its checkpoint, in the words of config.json.
+"""Hyperparameters in the words of a training run, and back into those of config.json.
 
 Megatron-LM keeps its command line as `args` in the common state (megatron/training/arguments.py); Megatron Bridge
 writes run_config.yaml, whose `model` has the names of TransformerConfig. Neither is needed, and neither is trusted.
@@ -110,9 +110,11 @@ def config_of(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, 
         value = next((arguments[name] for name in names if _is_number(arguments.get(name))), None)
         if value is not None:
             config[member] = value
-    if arguments.get("group_query_attention") is False and "num_attention_heads" in config:
+    # TransformerConfig takes a missing number of groups for as many as there are heads.
+    ungrouped = arguments.get("group_query_attention") is False or "num_key_value_heads" not in config
+    if ungrouped and "num_attention_heads" in config:
         config["num_key_value_heads"] = config["num_attention_heads"]
-    if "kv_channels" not in arguments and {"hidden_size", "num_attention_heads"} <= config.keys():
+    if "head_dim" not in config and {"hidden_size", "num_attention_heads"} <= config.keys():
         config["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
     untied, tied = (
         arguments.get("untie_embeddings_and_output_weights"),
@@ -122,7 +124,9 @@ def config_of(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, 
         config["tie_word_embeddings"] = tied if isinstance(tied, bool) else not untied
     if _is_number(arguments.get("vocab_size")):
         config["vocab_size"] = arguments["vocab_size"]
-    if arguments.get("position_embedding_type") not in (None, "rope") or arguments.get("use_rope_scaling"):
+    if arguments.get("position_embedding_type") not in (None, "rope") or any(
+        arguments.get(name) for name in ("use_rope_scaling", "rope_scaling", "rotary_seq_len_interpolation_factor")
+    ):
         # How the frequencies were scaled is only partly among the settings.
         config.pop("rope_theta", None)
     experts = "num_local_experts" in config
@@ -157,6 +161,57 @@ def check_arguments(arguments: Mapping[str, Any], spec: ModelSpec) -> None:
                 f"config.json has {member} {value}, but the run was made with {known[member]}",
                 "give the configuration of this very model with --hf-config",
             )
+
+
+def arguments_of(spec: ModelSpec, dtype: str) -> dict[str, Any]:
+    """What Megatron-LM's `--use-checkpoint-args` asks for (megatron/training/checkpointing.py)."""
+    rope = spec.rope
+    arguments: dict[str, Any] = {
+        "num_layers": spec.layers,
+        "hidden_size": spec.hidden,
+        "ffn_hidden_size": spec.ffn,
+        "num_attention_heads": spec.heads,
+        "group_query_attention": spec.kv_heads != spec.heads,
+        "num_query_groups": spec.kv_heads,
+        "kv_channels": spec.head_dim,
+        "max_position_embeddings": spec.context,
+        "seq_length": spec.context,
+        "position_embedding_type": "yarn" if rope.type == "yarn" else "rope",
+        "add_position_embedding": True,
+        "rotary_base": int(rope.theta) if rope.theta == int(rope.theta) else rope.theta,
+        "rotary_percent": 1.0,
+        "rotary_interleaved": False,
+        "use_rope_scaling": rope.type == "llama3",
+        "rope_scaling_factor": rope.factor if rope.type == "llama3" else 8.0,
+        "rotary_seq_len_interpolation_factor": rope.factor if rope.type == "linear" else None,
+        "normalization": "RMSNorm",
+        "norm_epsilon": spec.rms_norm_eps,
+        "apply_layernorm_1p": False,
+        "swiglu": True,
+        "add_bias_linear": spec.attention_bias or spec.mlp_bias,
+        "add_qkv_bias": spec.attention_bias,
+        "untie_embeddings_and_output_weights": not spec.tied,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "vocab_size": spec.vocab,
+        "padded_vocab_size": spec.vocab,
+        "make_vocab_size_divisible_by": 1,
+        "tokenizer_type": "HuggingFaceTokenizer",
+        "num_experts": spec.experts or None,
+        "bf16": dtype == "BF16",
+        "fp16": dtype == "F16",
+        "ckpt_format": "torch_dist",
+        "iteration": 0,
+        "consumed_train_samples": 0,
+        "consumed_valid_samples": 0,
+        "tensor_model_parallel_size": 1,
+        "pipeline_model_parallel_size": 1,
+    }
+    if spec.experts:
+        arguments |= {"moe_router_topk": spec.experts_per_token, "moe_router_pre_softmax": False}
+    if spec.sliding_window is not None:
+        arguments["window_size"] = (spec.sliding_window - 1, 0)
+    return arguments
 
 
 def _is_number(value: Any) -> bool:

@@ -26,12 +26,12 @@ from convert.errors import DiskError
 from convert.families import family_named
 from convert.families.table import Target
 from convert.layouts.megatron import TRACKER, is_megatron
+from convert.layouts.megatron_arguments import arguments_of
 from convert.layouts.megatron_keys import MegatronTensor, megatron_tensors, separate_norm_key
 from convert.layouts.pickles import Record, make_record, named, write_pickle
 from convert.layouts.torch_dist import DTYPES, INDEX
 from convert.layouts.torch_file import write_torch_object, write_torch_tensor
 from convert.run import CHUNK_WEIGHTS
-from convert.spec import ModelSpec
 from convert.tensors import FLOAT_DTYPES, row_length
 
 RELEASE = "release"
@@ -92,7 +92,7 @@ def plan_megatron(checkpoint: Checkpoint) -> MegatronPlan:
         names = ((separate_norm_key(tensor.key), tensor) for tensor in tensors)
         tensors += [MegatronTensor(name, tensor.leading, tensor.parts) for name, tensor in names if name]
     common = {
-        "args": make_record("argparse Namespace", state=_arguments(spec, tensors[0].dtype)),
+        "args": make_record("argparse Namespace", state=arguments_of(spec, tensors[0].dtype)),
         "checkpoint_version": 3.0,
         "iteration": 0,
         "content_metadata": {"singleton_local_shards": False},
@@ -249,57 +249,6 @@ def _properties(dtype: str) -> tuple[Any, ...]:
     layout = make_record("torch.serialization _get_layout", "torch.strided")
     contiguous = make_record(_CHECKPOINT + "metadata _MEM_FORMAT_ENCODING", 0)
     return (named(name), layout, False, contiguous, False)
-
-
-def _arguments(spec: ModelSpec, dtype: str) -> dict[str, Any]:
-    """What Megatron-LM's `--use-checkpoint-args` asks for (megatron/training/checkpointing.py)."""
-    rope = spec.rope
-    arguments: dict[str, Any] = {
-        "num_layers": spec.layers,
-        "hidden_size": spec.hidden,
-        "ffn_hidden_size": spec.ffn,
-        "num_attention_heads": spec.heads,
-        "group_query_attention": spec.kv_heads != spec.heads,
-        "num_query_groups": spec.kv_heads,
-        "kv_channels": spec.head_dim,
-        "max_position_embeddings": spec.context,
-        "seq_length": spec.context,
-        "position_embedding_type": "yarn" if rope.type == "yarn" else "rope",
-        "add_position_embedding": True,
-        "rotary_base": int(rope.theta) if rope.theta == int(rope.theta) else rope.theta,
-        "rotary_percent": 1.0,
-        "rotary_interleaved": False,
-        "use_rope_scaling": rope.type == "llama3",
-        "rope_scaling_factor": rope.factor if rope.type == "llama3" else 8.0,
-        "rotary_seq_len_interpolation_factor": rope.factor if rope.type == "linear" else None,
-        "normalization": "RMSNorm",
-        "norm_epsilon": spec.rms_norm_eps,
-        "apply_layernorm_1p": False,
-        "swiglu": True,
-        "add_bias_linear": spec.attention_bias or spec.mlp_bias,
-        "add_qkv_bias": spec.attention_bias,
-        "untie_embeddings_and_output_weights": not spec.tied,
-        "hidden_dropout": 0.0,
-        "attention_dropout": 0.0,
-        "vocab_size": spec.vocab,
-        "padded_vocab_size": spec.vocab,
-        "make_vocab_size_divisible_by": 1,
-        "tokenizer_type": "HuggingFaceTokenizer",
-        "num_experts": spec.experts or None,
-        "bf16": dtype == "BF16",
-        "fp16": dtype == "F16",
-        "ckpt_format": "torch_dist",
-        "iteration": 0,
-        "consumed_train_samples": 0,
-        "consumed_valid_samples": 0,
-        "tensor_model_parallel_size": 1,
-        "pipeline_model_parallel_size": 1,
-    }
-    if spec.experts:
-        arguments |= {"moe_router_topk": spec.experts_per_token, "moe_router_pre_softmax": False}
-    if spec.sliding_window is not None:
-        arguments["window_size"] = (spec.sliding_window - 1, 0)
-    return arguments
 
 
 def _write_file(path: Path, data: bytes) -> None:
