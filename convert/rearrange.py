@@ -35,6 +35,20 @@ def rope_interleave(heads: int, head_dim: int) -> np.ndarray:
     return rows.swapaxes(1, 2).reshape(-1)
 
 
+def qkv_by_group(heads: int, kv_heads: int, head_dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the rows of Q, K and V stand in Megatron-Core's fused linear_qkv.
+
+    Each key-value head has its group of query heads before it: [q_0 .. q_n-1, k, v], each head_dim rows (Megatron-LM
+    megatron/core/transformer/attention.py, `get_query_key_value_tensors`). Rotary order is Hugging Face's.
+
+    Returns:
+        Three int64 indices, of heads * head_dim, kv_heads * head_dim and kv_heads * head_dim rows.
+    """
+    queries = heads // kv_heads
+    rows = np.arange((heads + 2 * kv_heads) * head_dim, dtype=np.int64).reshape(kv_heads, queries + 2, head_dim)
+    return rows[:, :queries].reshape(-1), rows[:, queries].reshape(-1), rows[:, queries + 1].reshape(-1)
+
+
 def invert(index: np.ndarray) -> np.ndarray:
     """The index that undoes a permutation of rows."""
     return np.argsort(index, kind="stable")
@@ -103,22 +117,19 @@ class ArrangedTensor:
         name: canonical (Hugging Face) name.
         shape: lengths of the axes, slowest first.
         rows: where its rows lie.
+        position: its place in the order of the source.
     """
 
     name: str
     shape: tuple[int, ...]
     rows: Rows
+    position: tuple[int, int]
 
     @property
     def dtype(self) -> str:
         """Storage type of every row."""
         return self.rows.dtype
 
-    @property
-    def position(self) -> tuple[int, int]:
-        """Where the first source stands."""
-        return self.rows.sources[0].position
-
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop) as stored."""
+        """Rows [start, stop) as stored: (stop - start, row length)."""
         return self.rows.read(start, stop)

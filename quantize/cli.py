@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 import convert
-from convert.cli import describe, dry_run_option, json_option, overwrite_option, path_type, threads_option
+from convert.cli import (
+    describe,
+    dry_run_option,
+    hf_config_option,
+    json_option,
+    overwrite_option,
+    path_type,
+    threads_option,
+)
 from convert.console import emit_json, emit_table, format_bytes, note, run_command
 from convert.errors import DiskError, UsageError
 
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
 @click.option("--token-embedding-type", metavar="T", help="Type of token_embd.weight.")
 @click.option("--pure", is_flag=True, help="Give every tensor the file type's default type: no mixture.")
 @click.option("--allow-requantize", is_flag=True, help="Accept a source that is quantized already. Loses much quality.")
+@hf_config_option
 @threads_option
 @dry_run_option
 @json_option
@@ -52,12 +61,13 @@ def cli(
     token_embedding_type: str | None,
     pure: bool,
     allow_requantize: bool,
+    hf_config: Path | None,
     threads: int | None,
     dry_run: bool,
     as_json: bool,
     overwrite: bool,
 ) -> None:
-    """Quantize SRC, a Hugging Face folder or a GGUF file, to any number of types in one read.
+    """Quantize SRC, a Hugging Face folder, a Megatron checkpoint or a GGUF file, to any number of types in one read.
 
     Each file is named STEM-TYPE.gguf, and its tensors are byte for byte those that llama-quantize writes.
 
@@ -87,7 +97,7 @@ def cli(
     if output and (output_dir or len(file_types) > 1):
         raise UsageError("--output names a single file", "use --output-dir for several types")
     matrix = read_imatrix(imatrix) if imatrix else None
-    opened = open_source(source)
+    opened = open_source(source, hf_config)
     for line in opened.notes:
         note(f"note: {line}")
     plans = [

@@ -1,5 +1,5 @@
-"""What is to be quantized: a Hugging Face folder or a GGUF file, seen as the unquantized GGUF file that it is or
-would be."""
+"""What is to be quantized: a Hugging Face folder, a Megatron checkpoint or a GGUF file, seen as the unquantized
+GGUF file that it is or would be."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from convert.checkpoint import Checkpoint
 from convert.errors import FormatError, MappingError
 from convert.families.table import Target
-from convert.layouts.gguf import model_metadata, model_targets, stays_float32
+from convert.layouts import open_checkpoint
+from convert.layouts.gguf import model_metadata, model_targets, not_carried, stays_float32
 from convert.layouts.gguf_file import DEFAULT_ALIGNMENT, read_gguf
-from convert.layouts.hf import open_hf
 from convert.metadata import Metadata, uint32
 from convert.provenance import folder_name
 from convert.rearrange import Rows
@@ -52,17 +53,21 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def open_source(path: Path) -> Source:
-    """Open a Hugging Face folder or a GGUF file; only headers, configuration and tokenizer are read.
+def open_source(path: Path, hf_config: Path | None = None) -> Source:
+    """Open a Hugging Face folder, a Megatron-Core checkpoint or a GGUF file; no weight is read.
+
+    Args:
+        hf_config: see `open_megatron`; nothing else has use for it.
 
     Raises:
-        SourceError, FormatError, MappingError: see `open_hf` and `read_gguf`.
+        SourceError, FormatError, MappingError, UsageError: see `open_checkpoint` and `read_gguf`.
     """
-    return _open_gguf(path) if path.is_file() or path.suffix == ".gguf" else _open_folder(path)
+    if hf_config is None and (path.is_file() or path.suffix == ".gguf"):
+        return _open_gguf(path)
+    return _open_checkpoint(path, open_checkpoint(path, hf_config)[1])
 
 
-def _open_folder(path: Path) -> Source:
-    checkpoint = open_hf(path)
+def _open_checkpoint(path: Path, checkpoint: Checkpoint) -> Source:
     targets = {target.name: target for target in model_targets(checkpoint)}
     metadata = model_metadata(checkpoint, file_type=0)
     return Source(
@@ -76,7 +81,7 @@ def _open_folder(path: Path) -> Source:
         model=_facts(path, metadata),
         alignment=DEFAULT_ALIGNMENT,
         files=checkpoint.files,
-        notes=(*checkpoint.notes, *checkpoint.vocabulary().notes),
+        notes=(*checkpoint.notes, *not_carried(checkpoint.spec), *checkpoint.vocabulary().notes),
     )
 
 

@@ -33,6 +33,15 @@ def test_a_folder_and_its_gguf_file_are_the_same_model(model: Path, tmp_path: Pa
     assert file["vocabulary"]["special"]["bos"] == "1 '<s>'"
 
 
+def test_a_folder_and_its_megatron_checkpoint_are_the_same_model(model: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
+    assert command(cli, "hf-to-megatron", model, tmp_path / "small").code == 0
+    folder = command(cli, "inspect", model, "--json").json
+    megatron = command(cli, "inspect", tmp_path / "small", "--json").json
+    assert megatron == {**folder, "layout": "megatron"}
+    refused = command(cli, "inspect", model, "--hf-config", model)
+    assert (refused.code, "is no Megatron checkpoint" in refused.err) == (2, True)
+
+
 def test_the_table_has_a_row_for_each_fact(model: Path, command) -> None:  # type: ignore[no-untyped-def]
     result = command(cli, "inspect", model)
     assert result.code == 0

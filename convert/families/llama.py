@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from convert.families.config import Config, read_spec, write_spec
 from convert.families.table import Drop, Family, Row
-from convert.rearrange import Index, rope_interleave
+from convert.rearrange import Index, qkv_by_group, rope_interleave
 from convert.spec import ModelSpec
 
 
@@ -18,6 +20,31 @@ def interleave_query(spec: ModelSpec) -> Index:
 def interleave_key(spec: ModelSpec) -> Index:
     """Order of the key rows in GGUF."""
     return rope_interleave(spec.kv_heads, spec.head_dim)
+
+
+def query_places(spec: ModelSpec) -> np.ndarray:
+    """Where the query rows stand in Megatron-Core's linear_qkv."""
+    return qkv_by_group(spec.heads, spec.kv_heads, spec.head_dim)[0]
+
+
+def key_places(spec: ModelSpec) -> np.ndarray:
+    """Where the key rows stand in Megatron-Core's linear_qkv."""
+    return qkv_by_group(spec.heads, spec.kv_heads, spec.head_dim)[1]
+
+
+def value_places(spec: ModelSpec) -> np.ndarray:
+    """Where the value rows stand in Megatron-Core's linear_qkv."""
+    return qkv_by_group(spec.heads, spec.kv_heads, spec.head_dim)[2]
+
+
+def gate_places(spec: ModelSpec) -> np.ndarray:
+    """Where the gate's rows stand in Megatron-Core's linear_fc1: before those of up."""
+    return np.arange(spec.ffn, dtype=np.int64)
+
+
+def up_places(spec: ModelSpec) -> np.ndarray:
+    """Where up's rows stand in Megatron-Core's linear_fc1."""
+    return np.arange(spec.ffn, 2 * spec.ffn, dtype=np.int64)
 
 
 def _untied(spec: ModelSpec) -> bool:
@@ -33,40 +60,144 @@ def _mlp_bias(spec: ModelSpec) -> bool:
 
 
 OUTER_ROWS = (
-    Row("model.embed_tokens.weight", "token_embd.weight", ("vocab", "hidden")),
-    Row("model.norm.weight", "output_norm.weight", ("hidden",)),
-    Row("lm_head.weight", "output.weight", ("vocab", "hidden"), required=_untied),
+    Row(
+        "model.embed_tokens.weight",
+        "token_embd.weight",
+        ("vocab", "hidden"),
+        megatron="embedding.word_embeddings.weight",
+    ),
+    Row("model.norm.weight", "output_norm.weight", ("hidden",), megatron="decoder.final_layernorm.weight"),
+    Row("lm_head.weight", "output.weight", ("vocab", "hidden"), required=_untied, megatron="output_layer.weight"),
 )
 
 _HF = "model.layers.{layer}."
 _GGUF = "blk.{layer}."
+_MEGATRON = "decoder.layers.{layer}."
+_QKV = _MEGATRON + "self_attention.linear_qkv."
+_FC1 = _MEGATRON + "mlp.linear_fc1."
 
 ATTENTION_ROWS = (
-    Row(_HF + "input_layernorm.weight", _GGUF + "attn_norm.weight", ("hidden",)),
-    Row(_HF + "self_attn.q_proj.weight", _GGUF + "attn_q.weight", ("query", "hidden"), interleave_query),
-    Row(_HF + "self_attn.k_proj.weight", _GGUF + "attn_k.weight", ("key_value", "hidden"), interleave_key),
-    Row(_HF + "self_attn.v_proj.weight", _GGUF + "attn_v.weight", ("key_value", "hidden")),
-    Row(_HF + "self_attn.o_proj.weight", _GGUF + "attn_output.weight", ("hidden", "query")),
-    Row(_HF + "post_attention_layernorm.weight", _GGUF + "ffn_norm.weight", ("hidden",)),
+    Row(_HF + "input_layernorm.weight", _GGUF + "attn_norm.weight", ("hidden",), megatron=_QKV + "layer_norm_weight"),
+    Row(
+        _HF + "self_attn.q_proj.weight",
+        _GGUF + "attn_q.weight",
+        ("query", "hidden"),
+        interleave_query,
+        megatron=_QKV + "weight",
+        places=query_places,
+    ),
+    Row(
+        _HF + "self_attn.k_proj.weight",
+        _GGUF + "attn_k.weight",
+        ("key_value", "hidden"),
+        interleave_key,
+        megatron=_QKV + "weight",
+        places=key_places,
+    ),
+    Row(
+        _HF + "self_attn.v_proj.weight",
+        _GGUF + "attn_v.weight",
+        ("key_value", "hidden"),
+        megatron=_QKV + "weight",
+        places=value_places,
+    ),
+    Row(
+        _HF + "self_attn.o_proj.weight",
+        _GGUF + "attn_output.weight",
+        ("hidden", "query"),
+        megatron=_MEGATRON + "self_attention.linear_proj.weight",
+    ),
+    Row(
+        _HF + "post_attention_layernorm.weight",
+        _GGUF + "ffn_norm.weight",
+        ("hidden",),
+        megatron=_FC1 + "layer_norm_weight",
+    ),
 )
 
 ATTENTION_BIAS_ROWS = (
-    Row(_HF + "self_attn.q_proj.bias", _GGUF + "attn_q.bias", ("query",), interleave_query, _attention_bias),
-    Row(_HF + "self_attn.k_proj.bias", _GGUF + "attn_k.bias", ("key_value",), interleave_key, _attention_bias),
-    Row(_HF + "self_attn.v_proj.bias", _GGUF + "attn_v.bias", ("key_value",), required=_attention_bias),
-    Row(_HF + "self_attn.o_proj.bias", _GGUF + "attn_output.bias", ("hidden",), required=_attention_bias),
+    Row(
+        _HF + "self_attn.q_proj.bias",
+        _GGUF + "attn_q.bias",
+        ("query",),
+        interleave_query,
+        _attention_bias,
+        megatron=_QKV + "bias",
+        places=query_places,
+    ),
+    Row(
+        _HF + "self_attn.k_proj.bias",
+        _GGUF + "attn_k.bias",
+        ("key_value",),
+        interleave_key,
+        _attention_bias,
+        megatron=_QKV + "bias",
+        places=key_places,
+    ),
+    Row(
+        _HF + "self_attn.v_proj.bias",
+        _GGUF + "attn_v.bias",
+        ("key_value",),
+        required=_attention_bias,
+        megatron=_QKV + "bias",
+        places=value_places,
+    ),
+    Row(
+        _HF + "self_attn.o_proj.bias",
+        _GGUF + "attn_output.bias",
+        ("hidden",),
+        required=_attention_bias,
+        megatron=_MEGATRON + "self_attention.linear_proj.bias",
+    ),
 )
 
 MLP_ROWS = (
-    Row(_HF + "mlp.gate_proj.weight", _GGUF + "ffn_gate.weight", ("ffn", "hidden")),
-    Row(_HF + "mlp.up_proj.weight", _GGUF + "ffn_up.weight", ("ffn", "hidden")),
-    Row(_HF + "mlp.down_proj.weight", _GGUF + "ffn_down.weight", ("hidden", "ffn")),
+    Row(
+        _HF + "mlp.gate_proj.weight",
+        _GGUF + "ffn_gate.weight",
+        ("ffn", "hidden"),
+        megatron=_FC1 + "weight",
+        places=gate_places,
+    ),
+    Row(
+        _HF + "mlp.up_proj.weight",
+        _GGUF + "ffn_up.weight",
+        ("ffn", "hidden"),
+        megatron=_FC1 + "weight",
+        places=up_places,
+    ),
+    Row(
+        _HF + "mlp.down_proj.weight",
+        _GGUF + "ffn_down.weight",
+        ("hidden", "ffn"),
+        megatron=_MEGATRON + "mlp.linear_fc2.weight",
+    ),
 )
 
 MLP_BIAS_ROWS = (
-    Row(_HF + "mlp.gate_proj.bias", _GGUF + "ffn_gate.bias", ("ffn",), required=_mlp_bias),
-    Row(_HF + "mlp.up_proj.bias", _GGUF + "ffn_up.bias", ("ffn",), required=_mlp_bias),
-    Row(_HF + "mlp.down_proj.bias", _GGUF + "ffn_down.bias", ("hidden",), required=_mlp_bias),
+    Row(
+        _HF + "mlp.gate_proj.bias",
+        _GGUF + "ffn_gate.bias",
+        ("ffn",),
+        required=_mlp_bias,
+        megatron=_FC1 + "bias",
+        places=gate_places,
+    ),
+    Row(
+        _HF + "mlp.up_proj.bias",
+        _GGUF + "ffn_up.bias",
+        ("ffn",),
+        required=_mlp_bias,
+        megatron=_FC1 + "bias",
+        places=up_places,
+    ),
+    Row(
+        _HF + "mlp.down_proj.bias",
+        _GGUF + "ffn_down.bias",
+        ("hidden",),
+        required=_mlp_bias,
+        megatron=_MEGATRON + "mlp.linear_fc2.bias",
+    ),
 )
 
 DENSE_ROWS = OUTER_ROWS + ATTENTION_ROWS + MLP_ROWS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from convert.families.config import Config, read_spec, write_spec
-from convert.families.llama import ATTENTION_ROWS, OUTER_ROWS, ROTARY_TABLE
+from convert.families.llama import ATTENTION_ROWS, OUTER_ROWS, ROTARY_TABLE, gate_places, up_places
 from convert.families.table import Cut, Family, Row
 from convert.spec import ModelSpec
 
@@ -14,12 +14,20 @@ _GGUF = "blk.{layer}."
 _GATE = _HF + "block_sparse_moe.experts.{expert}.w1.weight"
 _DOWN = _HF + "block_sparse_moe.experts.{expert}.w2.weight"
 _UP = _HF + "block_sparse_moe.experts.{expert}.w3.weight"
+_MEGATRON = "decoder.layers.{layer}.mlp."
+_FC1 = _MEGATRON + "experts.experts.{expert}.linear_fc1.weight"
+_FC2 = _MEGATRON + "experts.experts.{expert}.linear_fc2.weight"
 
 EXPERT_ROWS = (
-    Row(_HF + "block_sparse_moe.gate.weight", _GGUF + "ffn_gate_inp.weight", ("experts", "hidden")),
-    Row(_GATE, _GGUF + "ffn_gate_exps.weight", ("ffn", "hidden"), group="experts"),
-    Row(_DOWN, _GGUF + "ffn_down_exps.weight", ("hidden", "ffn"), group="experts"),
-    Row(_UP, _GGUF + "ffn_up_exps.weight", ("ffn", "hidden"), group="experts"),
+    Row(
+        _HF + "block_sparse_moe.gate.weight",
+        _GGUF + "ffn_gate_inp.weight",
+        ("experts", "hidden"),
+        megatron=_MEGATRON + "router.weight",
+    ),
+    Row(_GATE, _GGUF + "ffn_gate_exps.weight", ("ffn", "hidden"), group="experts", megatron=_FC1, places=gate_places),
+    Row(_DOWN, _GGUF + "ffn_down_exps.weight", ("hidden", "ffn"), group="experts", megatron=_FC2),
+    Row(_UP, _GGUF + "ffn_up_exps.weight", ("ffn", "hidden"), group="experts", megatron=_FC1, places=up_places),
 )
 
 # transformers 5 holds the experts fused in memory and splits them again in save_pretrained; a state dict saved as it

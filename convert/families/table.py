@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from convert.errors import MappingError
 from convert.rearrange import ArrangedTensor, Index, Rows, invert
 from convert.spec import ModelSpec
@@ -33,6 +35,9 @@ class Row:
         group: tensors of one layer and group stand side by side in a GGUF file, after the last of their sources. It is
             where
             the field's converters put stacked experts.
+        megatron: key in a Megatron-Core checkpoint, with `{layer}` and `{expert}` where a stack of layers or experts
+            has a leading axis. Rows that share a key are fused there.
+        places: where the tensor's rows stand in the fused one, from the spec; None where they are all of it.
     """
 
     hf: str
@@ -41,6 +46,8 @@ class Row:
     arrange: Callable[[ModelSpec], Index] | None = None
     required: Callable[[ModelSpec], bool] = always
     group: str = ""
+    megatron: str = ""
+    places: Callable[[ModelSpec], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +187,7 @@ def _parts(row: Row, layer: int, spec: ModelSpec, tensor: FileTensor) -> Iterabl
         if order is None:
             yield tensor.slice_rows(name, start, shape)
         else:
-            yield ArrangedTensor(name, shape, Rows((tensor,), order[start : start + height]))
+            yield ArrangedTensor(name, shape, Rows((tensor,), order[start : start + height]), tensor.position)
 
 
 def dropped(family: Family, name: str) -> str | None:

@@ -5,26 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convert.errors import SourceError
+from convert.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
     from convert.checkpoint import Checkpoint
 
 
-def open_checkpoint(path: Path) -> tuple[str, Checkpoint]:
+def open_checkpoint(path: Path, hf_config: Path | None = None) -> tuple[str, Checkpoint]:
     """Open a checkpoint of whatever layout.
 
+    Args:
+        hf_config: see `open_megatron`; nothing else has use for it.
+
     Returns:
-        "hf" or "gguf", and the checkpoint.
+        "hf", "megatron" or "gguf", and the checkpoint.
 
     Raises:
-        SourceError, FormatError, MappingError: see `open_hf` and `open_gguf`.
+        SourceError, FormatError, MappingError: see `open_hf`, `open_megatron` and `open_gguf`.
+        UsageError: `hf_config` for another layout than Megatron's.
     """
     from convert.layouts.gguf_source import open_gguf
     from convert.layouts.hf import open_hf
+    from convert.layouts.megatron import is_megatron, open_megatron
 
+    if not path.exists():
+        raise SourceError(f"{path}: no such file or folder", "give a folder of a checkpoint, or a GGUF file")
+    if is_megatron(path):
+        return "megatron", open_megatron(path, hf_config)
+    if hf_config is not None:
+        raise UsageError(f"{path} is no Megatron checkpoint", "leave --hf-config out")
     if path.is_dir():
         return "hf", open_hf(path)
-    if not path.exists():
-        raise SourceError(f"{path}: no such file or folder", "give a Hugging Face folder or a GGUF file")
     return "gguf", open_gguf(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -64,6 +64,15 @@ def stays_float32(target: Target) -> bool:
         or target.name.endswith("ffn_gate_inp.weight")
         or not target.name.endswith(".weight")
     )
+
+
+def not_carried(spec: ModelSpec) -> Iterable[str]:
+    """What GGUF cannot say of a model, each in a sentence."""
+    if spec.sliding_window is not None and spec.sliding_window < spec.context:
+        yield (
+            f"sliding-window attention ({spec.sliding_window} tokens) has no place in this GGUF architecture: "
+            "llama.cpp attends to the whole context"
+        )
 
 
 def _conversion_type(target: Target, kind: BlockType) -> BlockType:

@@ -20,6 +20,11 @@ from convert.tensors import FLOAT_DTYPES, FileTensor
 from convert.tokenizer import Vocabulary, read_vocabulary
 
 _INDEX = "model.safetensors.index.json"
+_COMPANIONS = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "*.model.v*", "tekken.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
 
 
 def open_hf(folder: Path) -> Checkpoint:
@@ -33,7 +38,7 @@ def open_hf(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder", "give the folder that holds config.json and the weights")
     config = read_object(folder / "config.json")
-    family = family_of_class(_architecture(config))
+    family = family_of_class(architecture(config))
     quantization = config.get("quantization_config")
     if quantization:
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
@@ -55,11 +60,21 @@ def open_hf(folder: Path) -> Checkpoint:
         vocabulary=vocabulary,
         files=tuple(folder.iterdir()),
         provenance=read_provenance(folder, config, tensors.values(), spec),
-        notes=(*_left_out(reasons), *_not_carried(spec)),
+        notes=tuple(_left_out(reasons)),
     )
 
 
-def _architecture(config: Mapping[str, Any]) -> str:
+def companions(folder: Path) -> list[Path]:
+    """The configuration and the tokenizer of a Hugging Face folder: what goes along with the weights elsewhere."""
+    return sorted(path for pattern in _COMPANIONS for path in folder.glob(pattern) if path.is_file())
+
+
+def architecture(config: Mapping[str, Any]) -> str:
+    """The transformers class of the model, as config.json names it.
+
+    Raises:
+        SourceError: it names none.
+    """
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise SourceError(
@@ -162,11 +177,3 @@ def _cut_experts(cut: Cut, spec: ModelSpec, layer: int, tensor: FileTensor) -> l
 
 def _left_out(reasons: Mapping[str, int]) -> Iterable[str]:
     return (f"left out {count} tensor{'s'[: count != 1]}: {reason}" for reason, count in reasons.items())
-
-
-def _not_carried(spec: ModelSpec) -> Iterable[str]:
-    if spec.sliding_window is not None and spec.sliding_window < spec.context:
-        yield (
-            f"sliding-window attention ({spec.sliding_window} tokens) has no place in this GGUF architecture: "
-            "llama.cpp attends to the whole context"
-        )

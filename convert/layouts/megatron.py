@@ -1,0 +1,166 @@
+"""The Megatron-Core layout: a torch_dist checkpoint opened as a model, whatever parallelism wrote it."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from convert.checkpoint import Checkpoint
+from convert.documents import read_object, read_text
+from convert.errors import FormatError, SourceError
+from convert.families import family_of_class
+from convert.families.table import dropped
+from convert.layouts.hf import architecture
+from convert.layouts.megatron_arguments import check_arguments, config_of, read_arguments
+from convert.layouts.megatron_keys import canonical_key, canonical_tensors
+from convert.layouts.torch_dist import INDEX, ChunkedTensor, DistributedCheckpoint, read_index
+from convert.provenance import read_provenance
+from convert.tokenizer import Vocabulary, read_vocabulary
+
+TRACKER = "latest_checkpointed_iteration.txt"
+
+_TRAINING_STATE = re.compile(
+    r"^(chained_\d+\.)?(optimizer|opt_param_scheduler|rng_state|rerun_state_machine_state|common_state)\b"
+)
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "*.model.v*")
+
+
+def is_megatron(folder: Path) -> bool:
+    """Whether a folder is a Megatron checkpoint, or holds one with its tracker."""
+    return (folder / TRACKER).is_file() or (folder / INDEX).is_file() or any(folder.glob("mp_rank_*"))
+
+
+def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:
+    """Open a torch_dist checkpoint. Only its index, its settings and the configuration are read.
+
+    Args:
+        folder: where the tracker file lies, or the folder of one iteration.
+        hf_config: a folder with config.json and the tokenizer, or a config.json beside its tokenizer; without it they
+            are looked for beside the weights.
+
+    Raises:
+        SourceError: files are missing or truncated, or nothing says what the model is.
+        FormatError: a file breaks its format's rules, or a pickle reaches for something it should not.
+        MappingError: the model is not supported, or weights and configuration contradict each other.
+    """
+    iteration = _iteration(folder)
+    checkpoint = read_index(iteration)
+    arguments = read_arguments(iteration, checkpoint)
+    beside = (iteration, folder, iteration.parent, iteration / "hf", iteration / "tokenizer")
+    stored, notes = _model_tensors(checkpoint)
+    tokenizer = _first_with(_TOKENIZER_FILES, (_folder_of(hf_config),) if hf_config else beside)
+    config, source = _configuration(folder, hf_config, beside, arguments, stored, tokenizer)
+    family = family_of_class(architecture(config))
+    spec = family.read_config(config)
+    check_arguments(arguments, spec)
+    kept = [tensor for tensor in stored if dropped(family, tensor.key.removeprefix("model.")) is None]
+    if len(kept) < len(stored):
+        notes.append(f"left out {len(stored) - len(kept)} tensors: the vision tower and its projector")
+    tensors = canonical_tensors(family, spec, kept)
+    padding = max(_padding(tensor, spec.vocab) for tensor in kept)
+    if padding:
+        notes.append(f"left out {padding} rows that pad the vocabulary of {spec.vocab}")
+
+    @cache
+    def vocabulary() -> Vocabulary:
+        return read_vocabulary(tokenizer or source, spec.vocab)
+
+    return Checkpoint(
+        path=folder,
+        spec=spec,
+        tensors=tensors,
+        vocabulary=vocabulary,
+        files=tuple(file for place in {iteration, folder, source, tokenizer or source} for file in place.iterdir()),
+        provenance=read_provenance(source, config, tensors.values(), spec),
+        notes=tuple(notes),
+    )
+
+
+def _iteration(folder: Path) -> Path:
+    """The folder that holds the index."""
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: no such folder", "give the folder of a Megatron checkpoint")
+    found = folder
+    if not (folder / INDEX).is_file() and (folder / TRACKER).is_file():
+        word = read_text(folder / TRACKER).strip()
+        if word != "release" and not re.fullmatch(r"\d{1,12}", word):
+            raise FormatError(f"{TRACKER}: {word[:40]!r} is no iteration", "it holds a number, or the word release")
+        found = folder / (word if word == "release" else f"iter_{int(word):07d}")
+    if (found / INDEX).is_file():
+        return found
+    if any(found.glob("mp_rank_*")):
+        raise SourceError(
+            f"{found}: a checkpoint in the legacy torch format",
+            "save it with --ckpt-format torch_dist first",
+        )
+    raise SourceError(
+        f"{found}: no {INDEX}", f"give the folder of a torch_dist checkpoint, or the one that holds {TRACKER}"
+    )
+
+
+def _model_tensors(checkpoint: DistributedCheckpoint) -> tuple[list[ChunkedTensor], list[str]]:
+    """The model's own tensors, and what was left out."""
+    kept, state = [], 0
+    for key, tensor in checkpoint.tensors.items():
+        if _TRAINING_STATE.match(key):
+            state += 1
+        elif not key.endswith("._extra_state"):
+            kept.append(tensor)
+    return kept, [f"left out {state} tensors: the state of the optimizer and of the run"] if state else []
+
+
+def _folder_of(path: Path) -> Path:
+    return path.parent if path.is_file() else path
+
+
+def _first_with(patterns: tuple[str, ...], folders: tuple[Path, ...]) -> Path | None:
+    return next((folder for folder in folders for pattern in patterns if any(folder.glob(pattern))), None)
+
+
+def _configuration(
+    folder: Path,
+    hf_config: Path | None,
+    beside: tuple[Path, ...],
+    arguments: dict[str, Any],
+    stored: list[ChunkedTensor],
+    tokenizer: Path | None,
+) -> tuple[dict[str, Any], Path]:
+    """config.json, or what the run's settings make of it; and the folder that names the model.
+
+    Raises:
+        SourceError: says everything that is missing.
+    """
+    if hf_config is not None:
+        path = hf_config if hf_config.is_file() else hf_config / "config.json"
+        found: Path | None = path
+    else:
+        place = _first_with(("config.json",), beside)
+        found = place / "config.json" if place else None
+    if found is not None:
+        config, missing, source = read_object(found), tuple[str, ...](), found.parent
+    else:
+        config, missing = config_of(arguments)
+        config.setdefault("vocab_size", _stored_vocabulary(stored))
+        source = folder
+    wanted = [*missing, *(["the tokenizer"] if tokenizer is None else [])]
+    if wanted:
+        raise SourceError(
+            f"{folder}: the checkpoint does not say {', '.join(wanted)}",
+            "give --hf-config a folder with the config.json and the tokenizer of the model",
+        )
+    return config, source
+
+
+def _stored_vocabulary(stored: list[ChunkedTensor]) -> int | None:
+    """Rows of the embedding, padding included."""
+    return next((tensor.shape[0] for tensor in stored if _is_embedding(tensor)), None)
+
+
+def _is_embedding(tensor: ChunkedTensor) -> bool:
+    return canonical_key(tensor.key) == "embedding.word_embeddings.weight"
+
+
+def _padding(tensor: ChunkedTensor, vocab: int) -> int:
+    return tensor.shape[0] - vocab if _is_embedding(tensor) else 0

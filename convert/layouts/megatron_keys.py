@@ -1,0 +1,260 @@
+"""Megatron-Core's keys against a family's table, in both directions.
+
+Keys are those of torch_dist checkpoints (Megatron-LM megatron/core/models/gpt/gpt_layer_specs.py and
+megatron/core/transformer/transformer_block.py): layers stacked along a leading axis, experts along the next, unless a
+run stored each under its own number. Which ranks wrote them leaves no trace in a key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from convert.errors import MappingError, SourceError
+from convert.families.table import Family, Row, Target, source_names
+from convert.layouts.torch_dist import ChunkedTensor, TensorSlice
+from convert.rearrange import ArrangedTensor, Rows, invert
+from convert.spec import ModelSpec
+from convert.tensors import FLOAT_DTYPES, Tensor
+
+LAYER, EXPERT = ".{layer}", ".{expert}"
+
+# What different wrappers put before every key: DDP and Float16Module, NeMo 2, Bridge's vision-language models.
+_PREFIX = re.compile(r"^((model|module|language_model)\.)+(?=(embedding|decoder|output_layer)\.)")
+# The norm before each half of a layer has another name where a layer spec does not fuse it into the linear layer.
+_SPELLINGS = {
+    ".input_layernorm.": ".self_attention.linear_qkv.layer_norm_",
+    ".pre_mlp_layernorm.": ".mlp.linear_fc1.layer_norm_",
+}
+
+
+def canonical_key(key: str) -> str:
+    """The key without wrappers' prefixes, a norm under its fused name."""
+    key = _PREFIX.sub("", key)
+    for separate, fused in _SPELLINGS.items():
+        key = key.replace(separate, fused)
+    return key
+
+
+def separate_norm_key(key: str) -> str | None:
+    """How a layer spec that keeps the norm before a mixture of experts apart calls it; None for every other key."""
+    fused = _SPELLINGS[".pre_mlp_layernorm."]
+    return key.replace(fused, ".pre_mlp_layernorm.") if fused in key else None
+
+
+def canonical_tensors(family: Family, spec: ModelSpec, stored: Iterable[ChunkedTensor]) -> dict[str, Tensor]:
+    """Every tensor of the model under its Hugging Face name, in the order of those names.
+
+    Args:
+        stored: the model's tensors; optimizer state is gone.
+
+    Raises:
+        MappingError: a tensor is missing, unknown, or contradicts the configuration.
+        SourceError: a tensor of a type that cannot be carried.
+    """
+    store = _Store(family, spec, stored)
+    found = {name: rows for row in family.rows for name, rows in store.rows_of(row)}
+    store.check_all_used()
+    shapes = {name: shape for row in family.rows for name, shape in _shapes(row, spec)}
+    return {
+        name: ArrangedTensor(name, shapes[name], found[name], (0, place)) for place, name in enumerate(sorted(found))
+    }
+
+
+class _Store:
+    """The stored tensors by canonical key, crossed off as they are used."""
+
+    def __init__(self, family: Family, spec: ModelSpec, stored: Iterable[ChunkedTensor]) -> None:
+        self._spec = spec
+        self._tensors: dict[str, ChunkedTensor] = {}
+        for tensor in stored:
+            # A norm may be stored under both of its names.
+            self._tensors.setdefault(canonical_key(tensor.key), tensor)
+        self._unused = dict(self._tensors)
+        self._heights = fused_heights(family, spec)
+
+    def rows_of(self, row: Row) -> Iterator[tuple[str, Rows]]:
+        """Canonical name and rows of each tensor that a row of the table stands for."""
+        for layer in range(self._spec.layers if "{layer}" in row.hf else 1):
+            for expert, name in enumerate(source_names(row, layer, self._spec)):
+                pieces = self._find(row.megatron, layer, expert)
+                if pieces:
+                    self._check(row, name, pieces)
+                    yield name, Rows(pieces, self._index(row, pieces))
+                elif row.required(self._spec):
+                    raise MappingError(
+                        f"tensor {row.megatron.replace(LAYER, '').replace(EXPERT, '')}, which holds {name}, is missing",
+                        "copy the whole checkpoint; the configuration may describe another model",
+                    )
+
+    def check_all_used(self) -> None:
+        """Refuse a tensor that the table has no place for."""
+        if self._unused:
+            key, tensor = next(iter(self._unused.items()))
+            more = f" and {len(self._unused) - 1} more" if len(self._unused) > 1 else ""
+            near = difflib.get_close_matches(key, self._heights, n=1)
+            nearest = f"; the nearest known one is {near[0]}" if near else ""
+            raise MappingError(
+                f"tensor {tensor.key}{more} has no place in the model that the configuration describes{nearest}",
+                "check tie_word_embeddings, the biases and the experts in config.json or the saved arguments",
+            )
+
+    def _find(self, template: str, layer: int, expert: int) -> tuple[TensorSlice, ...]:
+        """The slices that make up one tensor: one, or where gate and up were stored apart, two."""
+        layers = (("", (layer,)), (f".{layer}", ())) if LAYER in template else (("", ()),)
+        experts = (("", (expert,)), (f".{expert}", ())) if EXPERT in template else (("", ()),)
+        for (in_layer, leading_layer), (in_expert, leading_expert) in itertools.product(layers, experts):
+            key = template.replace(LAYER, in_layer).replace(EXPERT, in_expert)
+            for keys in ((key,), (f"{key}_w", f"{key}_v")):
+                if all(each in self._tensors for each in keys):
+                    wholes = [self._tensors[each] for each in keys]
+                    for each in keys:
+                        self._unused.pop(each, None)
+                    self._check_stack(wholes[0], len(leading_layer), len(leading_expert))
+                    leading = (*leading_layer, *leading_expert)
+                    return tuple(TensorSlice(whole.key, whole, leading, (0, 0)) for whole in wholes)
+        return ()
+
+    def _check_stack(self, whole: ChunkedTensor, layers: int, experts: int) -> None:
+        expected = (self._spec.layers,) * layers + (self._spec.experts,) * experts
+        if whole.shape[: len(expected)] != expected:
+            raise MappingError(
+                f"tensor {whole.key} has shape {list(whole.shape)}, but the configuration makes it "
+                f"{[*expected, '...']}",
+                "check the number of layers and experts; config.json may describe another model",
+            )
+
+    def _check(self, row: Row, name: str, pieces: tuple[TensorSlice, ...]) -> None:
+        for piece in pieces:
+            if piece.dtype not in FLOAT_DTYPES:
+                raise SourceError(
+                    f"tensor {piece.name} has type {piece.dtype}, which cannot be carried",
+                    f"supported: {', '.join(FLOAT_DTYPES)}; save the checkpoint in one of them",
+                )
+        rest = tuple(self._spec.dimension(axis) for axis in row.shape[1:])
+        height = sum(piece.shape[0] if piece.shape else 0 for piece in pieces)
+        expected = self._heights[row.megatron]
+        padded = row.shape[0] == "vocab" and height >= expected
+        if any(piece.shape[1:] != rest for piece in pieces) or not (padded or height == expected):
+            raise MappingError(
+                f"tensor {pieces[0].name}, which holds {name}, has shape {list(pieces[0].shape)} in each layer, "
+                f"but the configuration makes it {[expected, *rest]}",
+                f"check {', '.join(row.shape)} in config.json or the saved arguments against the weights",
+            )
+
+    def _index(self, row: Row, pieces: tuple[TensorSlice, ...]) -> np.ndarray | None:
+        if row.places is not None:
+            return row.places(self._spec)
+        height = self._spec.dimension(row.shape[0])
+        # Megatron-LM pads the vocabulary so that every rank has as many rows.
+        return np.arange(height, dtype=np.int64) if pieces[0].shape[0] > height else None
+
+
+def fused_heights(family: Family, spec: ModelSpec) -> dict[str, int]:
+    """Rows of one layer and expert of each key of the table."""
+    heights: dict[str, int] = {}
+    for row in family.rows:
+        heights[row.megatron] = heights.get(row.megatron, 0) + spec.dimension(row.shape[0])
+    return heights
+
+
+def _shapes(row: Row, spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
+    shape = tuple(spec.dimension(axis) for axis in row.shape)
+    for layer in range(spec.layers if "{layer}" in row.hf else 1):
+        for name in source_names(row, layer, spec):
+            yield name, shape
+
+
+@dataclass(frozen=True)
+class MegatronTensor:
+    """A tensor to be written: its key, how many layers and experts are stacked, and the rows of each of them.
+
+    Attributes:
+        leading: lengths of the leading axes: (), (layers,) or (layers, experts).
+        parts: one Target for each place along the leading axes, in their order.
+    """
+
+    key: str
+    leading: tuple[int, ...]
+    parts: tuple[Target, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of all axes."""
+        return (*self.leading, *self.parts[0].shape)
+
+    @property
+    def dtype(self) -> str:
+        """F32, F16 or BF16."""
+        return self.parts[0].rows.dtype
+
+
+def megatron_tensors(family: Family, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> list[MegatronTensor]:
+    """Every tensor of the Megatron-Core form, stacked.
+
+    Args:
+        tensors: canonical name to tensor, without the dropped ones.
+
+    Raises:
+        MappingError: a tensor is missing, unknown, of another shape than the spec says, or of another type than those
+            that it is stacked with.
+    """
+    unused = set(tensors)
+    groups: dict[str, list[Row]] = {}
+    for row in family.rows:
+        groups.setdefault(row.megatron, []).append(row)
+    planned = []
+    for template, rows in groups.items():
+        present = [row for row in rows if row.required(spec) or row.hf.format(layer=0, expert=0) in tensors]
+        if not present:
+            continue
+        leading = ((spec.layers,) if LAYER in template else ()) + ((spec.experts,) if EXPERT in template else ())
+        key = template.replace(LAYER, "").replace(EXPERT, "")
+        parts = tuple(_fuse(key, present, place, spec, tensors, unused) for place in np.ndindex(*leading))
+        planned.append(MegatronTensor(key, leading, parts))
+        if len({part.rows.dtype for part in parts}) > 1:
+            raise _mixed(key)
+    if unused:
+        raise MappingError(
+            f"tensor {min(unused)} has no place in the {family.name} family",
+            "a tensor is never left out silently: remove it from the checkpoint if the model does not need it",
+        )
+    return planned
+
+
+def _fuse(
+    key: str, rows: list[Row], place: tuple[int, ...], spec: ModelSpec, tensors: Mapping[str, Tensor], unused: set[str]
+) -> Target:
+    layer, expert = (*place, 0, 0)[:2]
+    sources = []
+    for row in rows:
+        name = row.hf.format(layer=layer, expert=expert)
+        shape = tuple(spec.dimension(axis) for axis in row.shape)
+        if name not in tensors:
+            raise MappingError(f"tensor {name} is missing from the checkpoint", "download every shard again")
+        if tensors[name].shape != shape:
+            raise MappingError(
+                f"tensor {name} has shape {list(tensors[name].shape)}, but config.json makes it {list(shape)}",
+                f"check {', '.join(row.shape)} in config.json against the weights",
+            )
+        unused.discard(name)
+        sources.append(tensors[name])
+    if len({source.dtype for source in sources}) > 1:
+        raise _mixed(key)
+    places = [row.places(spec) for row in rows if row.places is not None]
+    # Rows that only follow each other, as up follows gate, need no index.
+    order = np.concatenate(places) if places else np.arange(0)
+    index = None if np.array_equal(order, np.arange(len(order))) else invert(order)
+    height = sum(spec.dimension(row.shape[0]) for row in rows)
+    return Target(key, (height, *sources[0].shape[1:]), Rows(tuple(sources), index))
+
+
+def _mixed(key: str) -> MappingError:
+    return MappingError(
+        f"the tensors that {key} is made of differ in type", "save the checkpoint in a single dtype first"
+    )

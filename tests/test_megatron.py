@@ -1,0 +1,147 @@
+"""Megatron-Core and back: megatron-core itself loads what ours writes, and ours reads what megatron-core saves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import checkpoints
+import numpy as np
+import pytest
+import torch
+import transformers
+from gguf_compare import assert_same_tensors, differing_keys
+from megatron_core import run_ranks
+
+from convert.cli import cli
+from convert.layouts.hf import open_hf
+from convert.layouts.megatron import open_megatron
+from convert.tensors import Tensor, row_count
+from quantize.cli import cli as mquant
+
+SMALL = {**checkpoints.SHAPE, "hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "num_hidden_layers": 4}
+TOKENS = [1, 17, 299, 31999, 5, 640, 12, 8888]
+
+APART = {"singleton_local_shards": True, "non_homogeneous_layers": True}
+"""Each layer, each expert, gate and up under keys of their own."""
+
+Convert = Callable[..., Path]
+
+
+@pytest.fixture
+def convert(command, tmp_path: Path) -> Convert:  # type: ignore[no-untyped-def]
+    """Run one of mconv's commands, and return what it wrote."""
+
+    def run(name: str, source: Path, out: str, *options: object) -> Path:
+        result = command(cli, name, source, tmp_path / out, *options)
+        assert result.code == 0, result.err
+        return tmp_path / out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Three float32 models, whose logits can be compared closely."""
+    folder = tmp_path_factory.mktemp("float32")
+    dense = transformers.MistralConfig(**SMALL, sliding_window=None, rope_theta=1e6)
+    tied = transformers.LlamaConfig(**{**SMALL, "num_hidden_layers": 2}, tie_word_embeddings=True)
+    mixture = transformers.MixtralConfig(**{**SMALL, "num_hidden_layers": 2}, num_local_experts=4)
+    configs = {"dense": dense, "tied": tied, "mixture": mixture}
+    return {
+        name: checkpoints.save(folder / name, config, dtype=torch.float32, max_shard_size="20MB")
+        for name, config in configs.items()
+    }
+
+
+def config_of(checkpoint: Path) -> dict:
+    return json.loads((checkpoint / "config.json").read_text())
+
+
+def everything(tensor: Tensor) -> bytes:
+    return tensor.read(0, row_count(tensor.shape)).tobytes()
+
+
+def assert_equal_tensors(ours: Path, original: Path, hf_config: Path | None = None) -> None:
+    """Require the tensors of a Hugging Face folder, byte for byte, of a Megatron checkpoint."""
+    assert_same_bytes(open_megatron(ours, hf_config).tensors, open_hf(original).tensors)
+
+
+def assert_same_bytes(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    assert {name: (tensor.dtype, tensor.shape) for name, tensor in mine.items()} == {
+        name: (tensor.dtype, tensor.shape) for name, tensor in theirs.items()
+    }
+    assert [name for name in mine if everything(mine[name]) != everything(theirs[name])] == []
+
+
+@pytest.mark.parametrize("name", ["dense", "experts", "tied", "ministral3"])
+def test_a_detour_through_megatron_changes_no_byte(name: str, convert: Convert, request: pytest.FixtureRequest) -> None:
+    checkpoint = request.getfixturevalue(name)
+    megatron = convert("hf-to-megatron", checkpoint, "megatron")
+    assert_equal_tensors(megatron, checkpoint)
+    detour, direct = convert("megatron-to-gguf", megatron, "a.gguf"), convert("hf-to-gguf", checkpoint, "b.gguf")
+    assert differing_keys(detour, direct) == {}
+    if name != "dense":  # in shards, whose order a checkpoint in one file does not have
+        assert_same_tensors(detour, direct)
+
+
+@pytest.mark.parametrize("name", ["dense", "experts"])
+def test_a_folder_comes_back_byte_for_byte(name: str, convert: Convert, request: pytest.FixtureRequest) -> None:
+    checkpoint = request.getfixturevalue(name)
+    back = convert("megatron-to-hf", convert("hf-to-megatron", checkpoint, "megatron"), "back")
+    ours, original = open_hf(back), open_hf(checkpoint)
+    assert_same_bytes(ours.tensors, original.tensors)
+    assert ours.spec == original.spec
+    assert config_of(back)["architectures"] == config_of(checkpoint)["architectures"]
+    mine, theirs = ours.vocabulary(), original.vocabulary()
+    assert (mine.tokens, mine.scores, mine.types) == (theirs.tokens, theirs.scores, theirs.types)
+
+
+@pytest.mark.parametrize("name", ["megatron-to-hf", "hf-to-megatron"])
+def test_a_folder_that_holds_the_source_is_refused(  # type: ignore[no-untyped-def]
+    name: str, dense: Path, convert: Convert, command, tmp_path: Path
+) -> None:
+    megatron = convert("hf-to-megatron", dense, "megatron")
+    source = shutil.copytree(dense, megatron / "hf") if name == "hf-to-megatron" else megatron
+    before = sorted(tmp_path.rglob("*"))
+    result = command(cli, name, source, megatron, "--overwrite")
+    assert (result.code, "holds what is read" in result.err) == (2, True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_it_quantizes_in_one_read(dense: Path, convert: Convert, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    megatron = convert("hf-to-megatron", dense, "megatron")
+    for source, out in ((megatron, "a.gguf"), (convert("megatron-to-gguf", megatron, "m.gguf"), "b.gguf")):
+        result = command(mquant, source, "--type", "Q4_K_M", "--output", tmp_path / out)
+        assert result.code == 0, result.err
+    assert_same_tensors(tmp_path / "a.gguf", tmp_path / "b.gguf")
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("dense", {}),
+        ("dense", {"tensor": 2, "pipeline": 2}),
+        ("tied", {"pipeline": 2}),
+        ("mixture", {"expert": 2}),
+        ("mixture", {"padded_vocab": 32128, "sharding": APART}),
+    ],
+    ids=["TP1", "TP2 x PP2", "tied PP2", "EP2", "padded, apart"],
+)
+def test_megatron_core_computes_what_transformers_does(
+    name: str, layout: dict, models: dict[str, Path], convert: Convert, tmp_path: Path
+) -> None:
+    """And what it saves again, cut as its ranks had it, comes back byte for byte."""
+    model = models[name]
+    megatron = convert("hf-to-megatron", model, "megatron")
+    again = tmp_path / "again"
+    again.mkdir()
+    job = {"config": config_of(model), "tokens": TOKENS, "logits": str(tmp_path / "logits.npy")}
+    run_ranks(**layout, **job, load=str(megatron / "release"), save=str(again))
+    reference = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    with torch.no_grad():
+        expected = reference(torch.tensor([TOKENS])).logits[0].numpy()
+    assert np.abs(np.load(tmp_path / "logits.npy")[:, : expected.shape[1]] - expected).max() < 1e-4
+    assert_equal_tensors(again, model, hf_config=model)
