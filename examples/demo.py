@@ -24,7 +24,7 @@ TEXT = HERE / "tiny-mistral-eval.txt"
 OUTPUT = HERE.parent / "build" / "demo"
 TYPES = ("Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_XS")
 PROMPT = "Once upon a time"
-CHUNKS = 40
+CHUNKS = 20
 
 
 def main() -> None:

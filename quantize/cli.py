@@ -146,10 +146,11 @@ def _warn(plan: QuantizationPlan) -> None:
             f"warning: {plan.file_type.name}: {len(plan.fallbacks)} tensors do not fit their type, "
             f"such as {first.tensor.name}: {first.type.name} instead of {first.wanted.name}"
         )
-    if plan.missing_imatrix:
+    # llama-imatrix leaves these two out as a rule.
+    missing = [name for name in plan.missing_imatrix if name not in ("token_embd.weight", "output.weight")]
+    if missing:
         note(
-            f"warning: {plan.file_type.name}: the importance matrix lacks {len(plan.missing_imatrix)} tensors, "
-            f"such as {plan.missing_imatrix[0]}"
+            f"warning: {plan.file_type.name}: the importance matrix lacks {len(missing)} tensors, such as {missing[0]}"
         )
 
 
