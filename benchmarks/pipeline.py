@@ -33,7 +33,7 @@ def main(llama_cpp: Path, folder: Path, layers: int, threads: int) -> None:
     source = folder / f"layers-{layers}"
     write_checkpoint(source, layers)
     weights_file = source / "model.safetensors"
-    run(["cat", weights_file])
+    run(["dd", f"if={weights_file}", "of=/dev/null", "bs=4M"])
     copy = run(["sh", "-c", f"cp {weights_file} {folder}/copy && sync"])
     (folder / "copy").unlink()
 
@@ -92,7 +92,7 @@ def _scaling(folder: Path, threads: int, layers: int) -> None:
     for depth in sorted({max(1, layers // 18), max(1, layers // 5), layers}):
         source = folder / f"layers-{depth}"
         weights = write_checkpoint(source, depth)
-        run(["cat", source / "model.safetensors"])
+        run(["dd", f"if={source}/model.safetensors", "of=/dev/null", "bs=4M"])
         cost = run(
             [program("mquant"), source, "--type", "Q4_K_M", "--output-dir", folder, "--threads", threads, "--overwrite"]
         )
