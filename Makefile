@@ -14,7 +14,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/python examples/demo.py
 
 test: lint $(LLAMA_CPP)/.source
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .
