@@ -8,25 +8,29 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 LLAMA_CPP := build/llama.cpp
 export MCONV_LLAMA_CPP := $(abspath $(LLAMA_CPP))
 
-.PHONY: demo test lint bench peers clean
+.PHONY: demo test lint bench bench-perplexity clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python examples/demo.py
 
 test: lint $(LLAMA_CPP)/.source
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.development peers
-	PATH="$(abspath $(BIN)):$$PATH" MCONV_LLAMA_PERPLEXITY="$(abspath build/peers/bin/llama-perplexity)" \
-		$(BIN)/python benchmarks/run.py
+bench: $(LLAMA_CPP)/.source
+	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/pipeline.py
 
-# llama-perplexity, built as the llama-cpp-python wheel builds llama.cpp.
-peers: build/peers/bin/llama-perplexity
+# llama-perplexity is built from the same source, which takes some minutes.
+bench-perplexity: $(LLAMA_CPP)/.source build/peers/bin/llama-perplexity
+	mkdir -p build/bench
+	$(BIN)/mquant examples/tiny-mistral --type Q4_K_M --output-dir build/bench --overwrite
+	$(BIN)/python benchmarks/perplexity.py build/bench/tiny-mistral-Q4_K_M.gguf examples/tiny-mistral-eval.txt \
+		--llama-perplexity build/peers/bin/llama-perplexity --chunks 100
 
 build/peers/bin/llama-perplexity: $(LLAMA_CPP)/.source
 	$(PIP) install --quiet cmake ninja

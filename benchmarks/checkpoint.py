@@ -1,5 +1,4 @@
-"""A Mistral of any depth with random bfloat16 weights, written tensor by tensor: what the pipeline benchmarks run
-on."""
+"""A Mistral of any depth with random bfloat16 weights, written tensor by tensor: FOLDER LAYERS."""
 
 from __future__ import annotations
 
@@ -7,6 +6,7 @@ import json
 import math
 import shutil
 import struct
+import sys
 from pathlib import Path
 
 import mistral_common
@@ -33,12 +33,16 @@ CONFIG = {
 }
 
 
-def write_checkpoint(folder: Path, layers: int) -> int:
-    """Write the checkpoint, unless it is there already; returns its number of weights (18 layers: 1.13 billion)."""
-    shapes = _shapes(layers)
-    weights = sum(math.prod(shape) for shape in shapes.values())
+def count_weights(layers: int) -> int:
+    """Weights of a model of this depth; 18 layers have 1.13 billion."""
+    return sum(math.prod(shape) for shape in _shapes(layers).values())
+
+
+def write_checkpoint(folder: Path, layers: int) -> None:
+    """Write the checkpoint, unless it is there already."""
     if (folder / "config.json").exists():
-        return weights
+        return
+    shapes = _shapes(layers)
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     with (folder / "model.safetensors").open("wb") as file:
@@ -48,7 +52,6 @@ def write_checkpoint(folder: Path, layers: int) -> int:
             file.write((values.view(np.uint32) >> 16).astype(np.uint16).tobytes())
     shutil.copy(Path(mistral_common.__file__).parent / "data/tokenizer.model.v1", folder / "tokenizer.model")
     (folder / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": layers}))
-    return weights
 
 
 def _shapes(layers: int) -> dict[str, tuple[int, ...]]:
@@ -82,3 +85,7 @@ def _header(shapes: dict[str, tuple[int, ...]]) -> bytes:
 
 def _normal(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return random.standard_normal(math.prod(shape), dtype=np.float32) * np.float32(0.02)
+
+
+if __name__ == "__main__":
+    write_checkpoint(Path(sys.argv[1]), int(sys.argv[2]))

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import click
-from checkpoint import write_checkpoint
+from checkpoint import count_weights
 from measure import Cost, program, run
 
 from convert.console import emit_table, format_bytes, note, run_command
@@ -31,9 +31,9 @@ def main(llama_cpp: Path, folder: Path, layers: int, threads: int) -> None:
     """Compare the pipelines, then show how ours scales."""
     note("writing the checkpoint")
     source = folder / f"layers-{layers}"
-    write_checkpoint(source, layers)
+    _write_checkpoint(source, layers)
     weights_file = source / "model.safetensors"
-    run(["cat", weights_file])
+    run(["dd", f"if={weights_file}", "of=/dev/null", "bs=4M"])
     copy = run(["sh", "-c", f"cp {weights_file} {folder}/copy && sync"])
     (folder / "copy").unlink()
 
@@ -86,13 +86,19 @@ def main(llama_cpp: Path, folder: Path, layers: int, threads: int) -> None:
     _scaling(folder, threads, layers)
 
 
+def _write_checkpoint(folder: Path, layers: int) -> None:
+    # In a process of its own: the peak memory of a child counts from that of its parent.
+    run([sys.executable, HERE / "checkpoint.py", folder, layers])
+
+
 def _scaling(folder: Path, threads: int, layers: int) -> None:
     """Weights per second must not fall as the model grows."""
     rows = []
     for depth in sorted({max(1, layers // 18), max(1, layers // 5), layers}):
         source = folder / f"layers-{depth}"
-        weights = write_checkpoint(source, depth)
-        run(["cat", source / "model.safetensors"])
+        weights = count_weights(depth)
+        _write_checkpoint(source, depth)
+        run(["dd", f"if={source}/model.safetensors", "of=/dev/null", "bs=4M"])
         cost = run(
             [program("mquant"), source, "--type", "Q4_K_M", "--output-dir", folder, "--threads", threads, "--overwrite"]
         )

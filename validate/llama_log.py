@@ -38,11 +38,17 @@ class LlamaLog:
             self._errors.append(text.decode("utf-8", "replace").strip())
 
 
-@functools.cache
 def llama_log() -> LlamaLog:
-    """Take over llama.cpp's log, once for the process."""
+    """Take over llama.cpp's log, which any other user of llama.cpp in the process may have taken since."""
     import llama_cpp
 
-    log = LlamaLog(llama_cpp.llama_log_callback)
+    log = _log()
     llama_cpp.llama_log_set(log.callback, ctypes.c_void_p(0))
     return log
+
+
+@functools.cache
+def _log() -> LlamaLog:
+    import llama_cpp
+
+    return LlamaLog(llama_cpp.llama_log_callback)
