@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from validate.chunks import scored_logits
-from validate.runtime import Runtime
+from validate.chunks import Schedule
+from validate.model import LanguageModel
+from validate.statistics import mean_and_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,32 +42,35 @@ class Perplexity:
     @property
     def value(self) -> float:
         """exp of the mean negative log-likelihood."""
-        return _exp(self.total / self.tokens)
+        return exp(self.log_mean[0])
 
     @property
     def standard_error(self) -> float:
         """Standard error of the mean, carried through exp: llama.cpp tools/perplexity/perplexity.cpp."""
-        if self.tokens < 2:
-            return math.nan
-        mean = self.total / self.tokens
-        variance = max(0.0, self.squares / self.tokens - mean * mean)
-        return self.value * math.sqrt(variance / (self.tokens - 1))
+        return self.value * self.log_mean[1]
+
+    @property
+    def log_mean(self) -> tuple[float, float]:
+        """Mean negative log-likelihood in nats, which is the logarithm of the perplexity, and its standard error."""
+        return mean_and_error(self.total, self.squares, self.tokens)
 
 
-def perplexity(runtime: Runtime, chunks: np.ndarray, progress: Callable[[int, Perplexity], None]) -> Perplexity:
+def perplexity(model: LanguageModel, chunks: np.ndarray, progress: Callable[[int, Perplexity], None]) -> Perplexity:
     """Score the second half of every chunk.
 
     Args:
-        runtime: the model.
-        chunks: int32[chunks, length] from `validate.chunks.chunk`.
+        model: what to run.
+        chunks: int32[chunks, length] from `validate.chunks.with_bos`.
         progress: told after every block how many tokens it had, and the sums so far.
 
     Raises:
-        SourceError: llama.cpp cannot run the model.
+        SourceError: the model cannot be run.
     """
     result = Perplexity()
-    with ThreadPoolExecutor(runtime.threads) as pool:
-        for block in scored_logits(runtime, chunks):
+    schedule = Schedule.of(chunks.shape, model.vocab_size)
+    # Closed here, whatever happens: the model's working memory has to go before the model does.
+    with ThreadPoolExecutor(model.threads) as pool, closing(model.scored_logits(chunks, schedule)) as blocks:
+        for block in blocks:
             losses = negative_log_likelihoods(block.logits, block.targets, pool)
             result = result.add(losses)
             progress(len(losses), result)
@@ -102,7 +107,8 @@ def negative_log_likelihoods(logits: np.ndarray, targets: np.ndarray, pool: Thre
     return np.concatenate(list(pool.map(part, range(0, rows, step))))
 
 
-def _exp(value: float) -> float:
+def exp(value: float) -> float:
+    """e to the power of a value; infinite where it is too large for a float."""
     try:
         return math.exp(value)
     except OverflowError:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from convert.errors import FormatError, SourceError
 from validate.amx import use_extra_buffers
+from validate.chunks import MAX_BATCH, LogitBlock, Schedule
 from validate.header import check_header
 from validate.llama_log import llama_log
 
 if TYPE_CHECKING:
     import numpy as np
 
-MAX_BATCH = 512  # tokens that llama.cpp takes through the layers at once (its own default, n_ubatch)
 MAX_TEXT_BYTES = 1 << 30  # llama.cpp counts bytes and tokens in 32 bits
 SPIN_COUNT = 10_000  # some 0.1 ms: longer than a step between two barriers, shorter than a scheduler's time slice
 
@@ -28,6 +28,7 @@ class Runtime:
     Args:
         path: the GGUF file; of a split model its first part.
         threads: threads for llama.cpp, and for whoever works on its logits; None takes every usable core.
+        vocabulary_only: load no weights; all that can be done then is to tokenize.
 
     Raises:
         OSError: the file cannot be opened.
@@ -35,8 +36,8 @@ class Runtime:
         FormatError: it is not GGUF, `validate.header` refuses it, or llama.cpp cannot load it; with the reason.
     """
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        _spin_briefly()
+    def __init__(self, path: Path, threads: int | None = None, *, vocabulary_only: bool = False) -> None:
+        spin_briefly()
         import llama_cpp
 
         from convert.threads import default_threads
@@ -48,6 +49,7 @@ class Runtime:
         self._log = llama_log()
         params = llama_cpp.llama_model_default_params()
         params.use_extra_bufts = use_extra_buffers()
+        params.vocab_only = vocabulary_only
         self._log.clear()
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
@@ -100,6 +102,23 @@ class Runtime:
         if count < 0:
             raise SourceError(f"{self.path}: llama.cpp cannot tokenize the text", "check the tokenizer of the file")
         return tokens[:count].copy()
+
+    def used_tokens(self) -> int:
+        """`vocab_size` less the tokens at its end that only fill the matrix up."""
+        count = self.vocab_size
+        unused = self._api.LLAMA_TOKEN_ATTR_UNUSED
+        while count and self._api.llama_vocab_get_attr(self._vocab, count - 1) & unused:
+            count -= 1
+        return count
+
+    def scored_logits(self, chunks: np.ndarray, schedule: Schedule) -> Generator[LogitBlock, None, None]:
+        """Run every chunk and yield the logits of its scored positions, see `validate.model.LogitSource`."""
+        with self.context(schedule.length, sequences=schedule.parallel, rows=schedule.rows) as context:
+            for step in schedule.steps():
+                if step.start == 0:
+                    context.clear()
+                logits = context.decode(chunks[step.group, step.start : step.stop], step.start, rows=step.rows)
+                yield from step.blocks(chunks, logits)
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of token ids, control tokens spelled out; bytes that are not UTF-8 become U+FFFD."""
@@ -230,7 +249,7 @@ class Context:
         return np.ctypeslib.as_array(logits, shape=shape)
 
 
-def _spin_briefly() -> None:
+def spin_briefly() -> None:
     """Have threads that wait for the others sleep soon, unless the user tuned GNU OpenMP; it reads this when loaded.
 
     Its default spins for milliseconds. On a machine that runs anything else, a thread that lost its core then keeps
