@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf_compare import assert_same_tensors, data, listing
+from gguf_parts import write_parts
 from llama_quantize import Options
 from llama_quantize import quantize as llama_quantize
 
@@ -46,6 +47,15 @@ def converted(command, tmp_path: Path) -> Callable[[Path, str], Path]:
         return path
 
     return run
+
+
+def test_a_split_model_is_read_as_one(dense: Path, quantize, converted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    whole = converted(dense, "bf16")
+    first = write_parts(whole, tmp_path / "parts", 8)
+    from_parts = quantize(first, "--type", "Q4_K_M")["files"][0]
+    assert Path(from_parts["path"]).name == "model-Q4_K_M.gguf"
+    from_whole = quantize(whole, "--type", "Q4_K_M")["files"][0]
+    assert Path(from_parts["path"]).read_bytes() == Path(from_whole["path"]).read_bytes()
 
 
 @pytest.mark.parametrize(

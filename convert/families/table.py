@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from convert.errors import MappingError
-from convert.rearrange import ArrangedTensor, Index, Rows, invert
+from convert.rearrange import ArrangedTensor, Rows, invert
 from convert.spec import ModelSpec
 from convert.tensors import FileTensor, Tensor, row_count
 
@@ -33,17 +33,17 @@ class Row:
         arrange: the order of the rows in GGUF, from the spec; None where it is Hugging Face's.
         required: whether a model with this spec must have the tensor.
         group: tensors of one layer and group stand side by side in a GGUF file, after the last of their sources. It is
-            where
-            the field's converters put stacked experts.
+            where the field's converters put stacked experts.
         megatron: key in a Megatron-Core checkpoint, with `{layer}` and `{expert}` where a stack of layers or experts
             has a leading axis. Rows that share a key are fused there.
-        places: where the tensor's rows stand in the fused one, from the spec; None where they are all of it.
+        places: where the tensor's rows stand in the fused one, from the spec; None where they follow those of the rows
+            before it under the same key, as up follows gate.
     """
 
     hf: str
     gguf: str
     shape: tuple[str, ...]
-    arrange: Callable[[ModelSpec], Index] | None = None
+    arrange: Callable[[ModelSpec], np.ndarray] | None = None
     required: Callable[[ModelSpec], bool] = always
     group: str = ""
     megatron: str = ""
@@ -211,7 +211,7 @@ def _parts(row: Row, layer: int, spec: ModelSpec, tensor: FileTensor) -> Iterabl
             f"tensor {tensor.name} has shape {list(tensor.shape)}, but the file's metadata makes it {list(expected)}",
             "the file is damaged, or it was edited; get it again",
         )
-    order = invert(index) if row.arrange is not None and (index := row.arrange(spec)) is not None else None
+    order = None if row.arrange is None else invert(row.arrange(spec))
     height = row_count(shape)
     for place, name in enumerate(source_names(row, layer, spec)):
         start = place * height

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from convert.tensors import FileTensor
 from convert.tokenizer import Vocabulary
 
 _ROPE_FACTORS = "rope_freqs.weight"
+_TOKENIZER_JSON = "tokenizer.huggingface.json"
 # What the file says of itself and not of the model.
 _OF_THE_FILE = frozenset(
     {"general.architecture", "general.file_type", "general.quantization_version", "general.alignment"}
@@ -54,12 +56,32 @@ def open_gguf(path: Path) -> Checkpoint:
         tensors=tensors,
         vocabulary=vocabulary,
         files=(path, *{tensor.file.path for tensor in file.tensors}),
+        companions=lambda: _carried_tokenizer(path.name, file.metadata),
+        float32_by_layout=True,
         provenance={
             key: value
             for key, value in file.metadata.items()
             if key.startswith(("general.", "mconv.")) and key not in _OF_THE_FILE
         },
     )
+
+
+def _carried_tokenizer(name: str, metadata: Metadata) -> dict[str, bytes]:
+    """The tokenizer.json that some writers put into the file whole (ggml docs/gguf.md, `tokenizer.huggingface.json`).
+
+    Raises:
+        FormatError: it is no JSON object.
+    """
+    value = metadata.get(_TOKENIZER_JSON)
+    if value is None:
+        return {}
+    try:
+        whole = isinstance(json.loads(value.content), dict)
+    except (ValueError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise FormatError(f"{name}: {_TOKENIZER_JSON} holds no JSON object", "the file is damaged; get it again")
+    return {"tokenizer.json": value.content.encode()}
 
 
 def weights_of(file: GgufFile) -> dict[str, FileTensor]:
