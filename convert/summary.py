@@ -9,7 +9,7 @@ from typing import Any
 
 from convert.checkpoint import Checkpoint
 from convert.provenance import size_label
-from convert.tensors import Tensor, stored_bytes
+from convert.tensors import stored_bytes
 from convert.tokenizer import TokenType, Vocabulary
 
 _NOT_SHOWN = frozenset({"family", "gguf_architecture", "rope"})
