@@ -143,6 +143,21 @@ def gguf_targets(family: Family, spec: ModelSpec, tensors: Mapping[str, Tensor])
     return [target for _, target in sorted(placed, key=lambda item: item[0])]
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """The tensors of a GGUF file under their canonical names, and why others have none.
+
+    Attributes:
+        tensors: canonical name to tensor, in the order of the table.
+        faults: GGUF name to the reason why it is missing or has the wrong shape.
+        unknown: tensors that the family has no place for.
+    """
+
+    tensors: dict[str, Tensor]
+    faults: dict[str, MappingError]
+    unknown: tuple[FileTensor, ...]
+
+
 def canonical_tensors(family: Family, spec: ModelSpec, stored: Mapping[str, FileTensor]) -> dict[str, Tensor]:
     """`gguf_targets` read backwards: the tensors of a GGUF file by canonical name, in the order of the table.
 
@@ -152,23 +167,39 @@ def canonical_tensors(family: Family, spec: ModelSpec, stored: Mapping[str, File
     Raises:
         MappingError: a tensor is missing, is unknown to the family, or has a shape that the spec contradicts.
     """
+    mapped = map_tensors(family, spec, stored)
+    if mapped.faults:
+        raise next(iter(mapped.faults.values()))
+    if mapped.unknown:
+        known = [row.gguf.format(layer=layer) for row in family.rows for layer in range(spec.layers)]
+        raise _unknown(mapped.unknown[0].name, len(mapped.unknown), family, known)
+    return mapped.tensors
+
+
+def map_tensors(family: Family, spec: ModelSpec, stored: Mapping[str, FileTensor]) -> Mapped:
+    """`canonical_tensors` of a file that may have lost tensors, gained some, or hold some of another shape.
+
+    Args:
+        stored: GGUF name to tensor.
+    """
     unused = dict(stored)
     tensors: dict[str, Tensor] = {}
+    faults: dict[str, MappingError] = {}
     for layer_rows in _by_layer(family.rows, spec):
         for _, row, layer in layer_rows:
             name = row.gguf.format(layer=layer)
             tensor = unused.pop(name, None)
             if tensor is not None:
-                tensors |= {part.name: part for part in _parts(row, layer, spec, tensor)}
+                try:
+                    tensors |= {part.name: part for part in _parts(row, layer, spec, tensor)}
+                except MappingError as error:
+                    faults[name] = error
             elif row.required(spec):
-                raise MappingError(
+                faults[name] = MappingError(
                     f"tensor {name} is missing from the file",
                     "get the file again; very old files that keep each expert apart have to be converted anew",
                 )
-    if unused:
-        known = [row.gguf.format(layer=layer) for row in family.rows for layer in range(spec.layers)]
-        raise _unknown(next(iter(unused)), len(unused), family, known)
-    return tensors
+    return Mapped(tensors, faults, tuple(unused.values()))
 
 
 def _parts(row: Row, layer: int, spec: ModelSpec, tensor: FileTensor) -> Iterable[Tensor]:

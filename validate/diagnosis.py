@@ -1,0 +1,215 @@
+"""What a tensor that is not its reference is instead.
+
+Each hypothesis is tried on a few rows and then on all. Float types have to agree but for a rounding to bfloat16, the
+others within the error of their type, so that a mistake made before quantization is recognized after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from convert.encodings import ConvertedTensor
+from convert.errors import QuantizationError, SourceError
+from convert.rearrange import ArrangedTensor, Rows, invert
+from convert.run import CHUNK_WEIGHTS
+from convert.tensors import Tensor, row_count, row_length
+from convert.types import BlockType
+from validate.tensor_errors import LIMITS, Sums
+from validate.tensor_kernels import measure
+from validate.tensor_pairs import Pair
+from validate.tensor_values import choose_rows, decode, read_scattered, read_values
+from validate.tensor_verdict import Fault, factor_slack
+from validate.transposed import TransposedTensor
+
+_SAMPLED_ROWS = 16
+_MAPPED_ROWS = 64
+_PROJECTIONS = 32
+# Twice what rounding to bfloat16 costs at most.
+_ROUNDING = 2.0**-8
+
+# What it means that the rows, put into Hugging Face's order, are the reference's in llama.cpp's; and the other way.
+_SAID_OF_GGUF = (
+    "has its rows interleaved for the rotary embedding twice",
+    "has its rows in Hugging Face's rotary order: the interleave of llama.cpp is missing",
+)
+_SAID_OF_FOLDERS = (
+    "has its rows in llama.cpp's interleaved rotary order",
+    "has its rows taken out of an interleaved order that they were not in",
+)
+
+
+class _Suspect:
+    """A tensor under suspicion, and how hypotheses are tried on it."""
+
+    def __init__(self, pair: Pair, sums: Sums) -> None:
+        self.pair = pair
+        self.sums = sums
+        self.kind = BlockType[pair.found.dtype]
+        self.tolerance = LIMITS[self.kind].relative_rmse if self.kind.is_quantized else _ROUNDING
+        self.count = row_count(pair.found.shape)
+        self.is_matrix = len(pair.found.shape) > 1
+        self._rows = choose_rows(pair.found, _SAMPLED_ROWS) if self.is_matrix else np.arange(self.count)
+        self._values = decode(pair.found, read_scattered(pair.found, self._rows))
+
+    def is_like(self, view: Tensor) -> bool:
+        """Whether the tensor is another one, as far as its type can tell."""
+        return self.resembles(view) and self.errors(view).relative_rmse <= self.tolerance
+
+    def resembles(self, view: Tensor) -> bool:
+        """The same of a few rows."""
+        rows, values = self._rows, self._values
+        if self.is_matrix:
+            # One row settles most cases.
+            first = int(np.abs(values).max(axis=1).argmax())
+            row = int(rows[first])
+            if not self._close(values[first : first + 1], read_values(view, row, row + 1)):
+                return False
+        return self._close(values, decode(view, read_scattered(view, rows)))
+
+    def errors(self, view: Tensor, start: int = 0, stop: int | None = None) -> Sums:
+        """Sums over rows [start, stop) of the tensor and of another."""
+        step = max(1, CHUNK_WEIGHTS // row_length(self.pair.found.shape))
+        stop = self.count if stop is None else stop
+        sums = Sums()
+        for low in range(start, stop, step):
+            high = min(low + step, stop)
+            sums = sums.add(measure(read_values(self.pair.found, low, high), read_values(view, low, high)))
+        return sums
+
+    def reordered(self, index: np.ndarray) -> Tensor:
+        """The reference with row `index[r]` for row r."""
+        reference = self.pair.reference
+        return ArrangedTensor(reference.name, reference.shape, Rows((reference,), index), reference.position)
+
+    def _close(self, found: np.ndarray, reference: np.ndarray) -> bool:
+        return measure(found, reference).relative_rmse <= self.tolerance
+
+
+def explain(pair: Pair, sums: Sums, others: Mapping[str, Tensor], *, gguf: bool) -> Fault:
+    """Why a tensor differs in more than a few places.
+
+    Args:
+        sums: of the whole tensor.
+        others: the reference's tensors by canonical name.
+        gguf: whether the artifact is a GGUF file, in which other rows are right than in a folder.
+    """
+    suspect = _Suspect(pair, sums)
+    measured = f"relative RMSE {sums.relative_rmse:.3g}, cosine {sums.cosine:.4f}, largest error {sums.largest:.3g}"
+    return (
+        _find_rounding(suspect)
+        or _find_scale(suspect)
+        or _find_rotary_order(suspect, gguf)
+        or _find_other(suspect, others)
+        or _find_transposition(suspect)
+        or _find_moved_rows(suspect)
+        or Fault("different", f"is not the reference's tensor: {measured}")
+    )
+
+
+def _find_rounding(suspect: _Suspect) -> Fault | None:
+    """A detour through another float type, which a float32 reference does not survive."""
+    reference = suspect.pair.reference
+    if suspect.kind.is_quantized or suspect.sums.relative_rmse > _ROUNDING:
+        return None
+    for kind in {BlockType.BF16, BlockType.F16} - {suspect.kind, BlockType[reference.dtype]}:
+        try:
+            view = ConvertedTensor(ConvertedTensor(reference, kind), suspect.kind)
+            if suspect.resembles(view) and suspect.errors(view).squared_errors == 0:
+                what = f"went through {kind.name} on its way from {reference.dtype} to {suspect.kind.name}"
+                return Fault("rounded", what, severity="warn")
+        except (QuantizationError, SourceError):
+            continue  # a value that the type cannot hold was not rounded to it
+    return None
+
+
+def _find_scale(suspect: _Suspect) -> Fault | None:
+    """A constant factor, or a constant added: both follow from the sums."""
+    sums = suspect.sums
+    is_scaled = sums.scaled_rmse <= suspect.tolerance and abs(sums.factor - 1) > (
+        factor_slack(sums) if suspect.kind.is_quantized else 3 * sums.scaled_rmse
+    )
+    is_shifted = sums.shifted_rmse <= suspect.tolerance and 4 * sums.shifted_rmse < sums.relative_rmse
+    # Norms of ones cannot tell adding from multiplying; the mistake that is made is to add or to take off one.
+    if is_shifted and (abs(abs(sums.offset) - 1) < suspect.tolerance or not is_scaled):
+        return Fault("offset", f"is the reference plus {sums.offset:.6g}")
+    if is_scaled:
+        return Fault("scaled", f"is the reference times {sums.factor:.6g}")
+    return None
+
+
+def _find_rotary_order(suspect: _Suspect, gguf: bool) -> Fault | None:
+    """Query or key rows in the order of the other rotation."""
+    order = suspect.pair.place.order
+    if order is None:
+        return None
+    said = _SAID_OF_GGUF if gguf else _SAID_OF_FOLDERS
+    for index, what in zip((order, invert(order)), said, strict=True):
+        if suspect.is_like(suspect.reordered(index)):
+            return Fault("rows_permuted", what)
+    return None
+
+
+def _find_other(suspect: _Suspect, others: Mapping[str, Tensor]) -> Fault | None:
+    """Another tensor of the reference, of the same shape."""
+    own = suspect.pair.reference
+    for name, other in others.items():
+        if other is not own and other.shape == own.shape and suspect.is_like(other):
+            return Fault("swapped", f"holds {name}", name)
+    return None
+
+
+def _find_transposition(suspect: _Suspect) -> Fault | None:
+    shape = suspect.pair.found.shape
+    if suspect.is_matrix and shape[0] == shape[1] and suspect.is_like(TransposedTensor(suspect.pair.reference)):
+        return Fault("transposed", "has rows and columns changed")
+    return None
+
+
+def _find_moved_rows(suspect: _Suspect) -> Fault | None:
+    """The reference's rows in other places: all shifted by as many, or in no order that is known."""
+    if not suspect.is_matrix:
+        return None
+    rows, places = _match_rows(suspect)
+    moved = places != rows
+    # A few rows may have gone, or come from elsewhere.
+    if 4 * len(rows) < 3 * _mapped(suspect) or 2 * moved.sum() < len(rows):
+        return None
+    shift = int(np.median((places - rows)[moved]))
+    index = np.clip(np.arange(suspect.count) + shift, 0, suspect.count - 1)
+    begin, end = max(0, -shift), min(suspect.count, suspect.count - shift)
+    if suspect.errors(suspect.reordered(index), begin, end).relative_rmse <= suspect.tolerance:
+        return Fault("rows_shifted", f"has its rows shifted: row r holds the reference's row r{shift:+d}")
+    example = int(moved.argmax())
+    return Fault(
+        "rows_permuted",
+        f"has its rows in another order: row {rows[example]} holds the reference's row {places[example]}, "
+        f"and of {_mapped(suspect)} rows looked at {int(moved.sum())} are not in their place",
+    )
+
+
+def _mapped(suspect: _Suspect) -> int:
+    return min(_MAPPED_ROWS, suspect.count)
+
+
+def _match_rows(suspect: _Suspect) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a sample that the reference has somewhere, and where.
+
+    Rows are compared by their products with a few random vectors: near enough to find the nearest, whose values are
+    then held against each other.
+    """
+    pair, tolerance = suspect.pair, suspect.tolerance
+    width = pair.reference.shape[-1]
+    vectors = np.random.default_rng(0).standard_normal((width, _PROJECTIONS), dtype=np.float32)
+    step = max(1, CHUNK_WEIGHTS // width)
+    chunks = ((low, min(low + step, suspect.count)) for low in range(0, suspect.count, step))
+    marks = np.concatenate([read_values(pair.reference, low, high) @ vectors for low, high in chunks])
+    rows = choose_rows(pair.found, _MAPPED_ROWS)
+    values = decode(pair.found, read_scattered(pair.found, rows))
+    places = np.array([((marks - mark) ** 2).sum(axis=1).argmin() for mark in values @ vectors])
+    kept = [
+        measure(values[i], read_values(pair.reference, place, place + 1)).relative_rmse <= tolerance
+        for i, place in enumerate(places.tolist())
+    ]
+    return rows[kept], places[kept]
