@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 512  # tokens that llama.cpp takes through the layers at once (its own default, n_ubatch)
 MAX_TEXT_BYTES = 1 << 30  # llama.cpp counts bytes and tokens in 32 bits
+MAX_WORD = 16_000  # characters of one kind in a row; see `tokenize`
 SPIN_COUNT = 10_000  # some 0.1 ms: longer than a step between two barriers, shorter than a scheduler's time slice
+
+
+# Runs of letters, of white space and of anything else but digits.
+_WORD = re.compile(r"[^\W\d_]+|\s+|(?:[^\w\s]|_)+")
 
 
 class Runtime:
@@ -28,6 +34,7 @@ class Runtime:
     Args:
         path: the GGUF file; of a split model its first part.
         threads: threads for llama.cpp, and for whoever works on its logits; None takes every usable core.
+        vocabulary_only: load no weights; all that can be done then is to tokenize.
 
     Raises:
         OSError: the file cannot be opened.
@@ -35,7 +42,7 @@ class Runtime:
         FormatError: it is not GGUF, `validate.header` refuses it, or llama.cpp cannot load it; with the reason.
     """
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, path: Path, threads: int | None = None, *, vocabulary_only: bool = False) -> None:
         _spin_briefly()
         import llama_cpp
 
@@ -48,6 +55,7 @@ class Runtime:
         self._log = llama_log()
         params = llama_cpp.llama_model_default_params()
         params.use_extra_bufts = use_extra_buffers()
+        params.vocab_only = vocabulary_only
         self._log.clear()
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
@@ -87,19 +95,41 @@ class Runtime:
             parse_special: read the spelling of a control token as that token, not as plain text.
 
         Raises:
-            SourceError: llama.cpp has no tokenizer for this file, or the text is too long for it.
+            SourceError: llama.cpp has no tokenizer for this file, or the text or a word of it is too long for it.
         """
         import numpy as np
 
         data = text.encode("utf-8", "replace")
         if len(data) > MAX_TEXT_BYTES:
             raise SourceError(f"the text is too long: {len(data)} bytes", f"use at most {MAX_TEXT_BYTES} bytes of it")
+        if self._api.llama_vocab_type(self._vocab) == self._api.LLAMA_VOCAB_TYPE_BPE:
+            # Its regular expressions go one call deeper for each character of a word, until the stack is full.
+            longest = max((len(word[0]) for word in _WORD.finditer(text)), default=0)
+            if longest > MAX_WORD:
+                raise SourceError(
+                    f"the text has a word of {longest} characters, on which llama.cpp may die",
+                    f"break up words, and runs of spaces or signs, of more than {MAX_WORD} characters",
+                )
         tokens = np.empty(len(data) + 2, np.int32)
         pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         count = self._api.llama_tokenize(self._vocab, data, len(data), pointer, len(tokens), add_special, parse_special)
         if count < 0:
             raise SourceError(f"{self.path}: llama.cpp cannot tokenize the text", "check the tokenizer of the file")
         return tokens[:count].copy()
+
+    def tokenize_prompt(self, prompt: str) -> np.ndarray:
+        """Token ids of a prompt that may spell control tokens, as the chat programs of llama.cpp do, int32[tokens].
+
+        BOS is added where the vocabulary says so, but not before a prompt that has it already, as most chat templates
+        write it.
+        """
+        bos = self.spelling(self.bos)
+        return self.tokenize(prompt, add_special=not (bos and prompt.startswith(bos)), parse_special=True)
+
+    def special_id(self, role: str) -> int | None:
+        """The id that llama.cpp takes for bos, eos, eot, sep, pad or mask, be it from the file or by itself."""
+        token_id = getattr(self._api, f"llama_vocab_{role}")(self._vocab)
+        return None if token_id < 0 else token_id
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of token ids, control tokens spelled out; bytes that are not UTF-8 become U+FFFD."""
