@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from convert.console import emit_table
+from convert.errors import ValidationError
+
+if TYPE_CHECKING:
+    from validate.findings import Finding
 
 # A file that cannot be read is for the operating system to report: exit code 4, not one of usage.
 path_type = click.Path(path_type=Path, readable=False)
 files_argument = click.argument("files", metavar="FILE.gguf ...", nargs=-1, required=True, type=path_type)
+artifacts_argument = click.argument("artifacts", metavar="ARTIFACT ...", nargs=-1, required=True, type=path_type)
+reference_option = click.option(
+    "--reference", required=True, type=path_type, metavar="SRC", help="What the artifacts were made from: any layout."
+)
+hf_config_option = click.option(
+    "--hf-config", type=path_type, metavar="DIR|FILE", help="config.json and tokenizer of a Megatron checkpoint."
+)
 threads_option = click.option(
     "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads to work with.  [default: all cores]"
 )
@@ -28,3 +42,27 @@ def one_line(text: str, width: int = 100) -> str:
     """A text that nobody vouches for, safe to print: no line breaks, no escape sequences."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return shown if len(shown) <= width else shown[: width - 3] + "..."
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Print findings as a table, the gravest first; nothing where there are none."""
+    order = ("fail", "warn", "note")
+    rows = [
+        (finding.severity, finding.check, finding.kind, one_line(finding.subject, 40), one_line(finding.what, 400))
+        for finding in sorted(findings, key=lambda finding: order.index(finding.severity))
+    ]
+    if rows:
+        emit_table(("severity", "check", "kind", "subject", "what"), rows)
+
+
+def fail_on_findings(findings: Iterable[tuple[str, Finding]], hint: str) -> None:
+    """End the command with exit code 1 if any of the findings, each with its artifact, fails that artifact.
+
+    Raises:
+        ValidationError: names the first.
+    """
+    failing = [(file, finding) for file, finding in findings if finding.severity == "fail"]
+    if failing:
+        file, first = failing[0]
+        others = f"; and {len(failing) - 1} more" if len(failing) > 1 else ""
+        raise ValidationError(f"{file}: {first.kind}: {one_line(first.what, 200)}{others}", hint)
