@@ -41,6 +41,7 @@ class VocabularyDifferences:
     """How an artifact's vocabulary differs from the reference's, without a judgement.
 
     Attributes:
+        other_model: the one merges by score, the other by rank.
         size: tokens of the artifact, without padding.
         reference_size: tokens of the reference, without padding.
         other_texts: ids whose texts differ.
@@ -51,6 +52,7 @@ class VocabularyDifferences:
         other_score_order: whether tokens would be merged in another order by their scores.
     """
 
+    other_model: bool
     size: int
     reference_size: int
     other_texts: tuple[int, ...] = field(repr=False)
@@ -63,11 +65,12 @@ class VocabularyDifferences:
     @property
     def moved(self) -> bool:
         """Whether tokens are shifted, or most of them are others."""
-        return self.shift is not None or 2 * len(self.other_texts) > self.reference_size
+        return self.other_model or self.shift is not None or 2 * len(self.other_texts) > self.reference_size
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready members: numbers in place of lists."""
         return {
+            "other_model": self.other_model,
             "size": self.size,
             "reference_size": self.reference_size,
             "other_texts": len(self.other_texts),
@@ -87,6 +90,7 @@ def vocabulary_differences(artifact: Vocabulary, reference: Vocabulary) -> Vocab
     moved = set(other_texts)
     merges, reference_merges = dict.fromkeys(artifact.merges or ()), dict.fromkeys(reference.merges or ())
     return VocabularyDifferences(
+        other_model=artifact.model != reference.model,
         size=size,
         reference_size=reference_size,
         other_texts=other_texts,
@@ -94,7 +98,7 @@ def vocabulary_differences(artifact: Vocabulary, reference: Vocabulary) -> Vocab
         other_types=tuple(n for n in both if n not in moved and _other_type(artifact.types[n], reference.types[n])),
         missing_merges=tuple(merge for merge in reference_merges if merge not in merges),
         extra_merges=tuple(merge for merge in merges if merge not in reference_merges),
-        other_score_order=not moved and _by_score(artifact, size) != _by_score(reference, reference_size),
+        other_score_order=not moved and _other_score_order(artifact, reference, both),
     )
 
 
@@ -113,7 +117,7 @@ def vocabulary_findings(
         texts_differ: whether any text comes out otherwise; a rule for cutting text that differs and has no effect that
             could be found does not fail the artifact.
     """
-    if artifact.model != reference.model:
+    if differences.other_model:
         what = f"tokenizer model is {artifact.model!r}, the reference's is {reference.model!r}"
         return [Finding("tokens", "tokenizer_model_differs", "tokenizer model", what)]
     if shift := differences.shift:
@@ -152,13 +156,15 @@ def _other_type(kind: TokenType, reference: TokenType) -> bool:
     return kind is not reference and reference not in _SPECIAL and reference is not TokenType.USER_DEFINED
 
 
-def _by_score(vocabulary: Vocabulary, size: int) -> list[int]:
-    """Ids of the tokens that merging makes, the best score first."""
-    scores = vocabulary.scores
-    if scores is None:
-        return []
-    made = (n for n in range(size) if vocabulary.types[n] is TokenType.NORMAL and len(vocabulary.tokens[n]) > 1)
-    return sorted(made, key=lambda n: -scores[n])
+def _other_score_order(artifact: Vocabulary, reference: Vocabulary, ids: Sequence[int]) -> bool:
+    """Whether the tokens that merging makes, the best score first, are in another order."""
+    ours, theirs = artifact.scores, reference.scores
+    if ours is None or theirs is None:
+        return False
+    made = [
+        n for n in ids if artifact.types[n] is reference.types[n] is TokenType.NORMAL and len(reference.tokens[n]) > 1
+    ]
+    return sorted(made, key=lambda n: -ours[n]) != sorted(made, key=lambda n: -theirs[n])
 
 
 def _shifted(shift: Shift, reference: Vocabulary) -> Finding:
