@@ -55,7 +55,7 @@ def generate(runtime: Runtime, prompt: str, max_tokens: int) -> list[Generation]
         UsageError: the prompt has no tokens.
     """
     control_tokens = runtime.control_tokens()
-    start = _tokenize(runtime, prompt)
+    start = runtime.tokenize_prompt(prompt)
     if not len(start):
         raise UsageError("the prompt has no tokens", "give a --prompt with some text")
     plain = _answer(runtime, prompt, start, max_tokens, control_tokens, template=False)
@@ -69,18 +69,11 @@ def generate(runtime: Runtime, prompt: str, max_tokens: int) -> list[Generation]
     return [_answer(runtime, chat, start, max_tokens, control_tokens, template=True), plain]
 
 
-def _tokenize(runtime: Runtime, prompt: str) -> np.ndarray:
-    bos = runtime.spelling(runtime.bos)
-    # Most templates write BOS themselves; a second one would not be what the model was trained on.
-    add_special = not (bos and prompt.startswith(bos))
-    return runtime.tokenize(prompt, add_special=add_special, parse_special=True)
-
-
 def _render(runtime: Runtime, template: str, prompt: str) -> tuple[str, np.ndarray]:
     """The prompt under the template, and its tokens."""
     bos, eos = runtime.spelling(runtime.bos), runtime.spelling(runtime.eos)
     chat = render_chat(template, [{"role": "user", "content": prompt}], bos, eos)
-    tokens = _tokenize(runtime, chat)
+    tokens = runtime.tokenize_prompt(chat)
     if not 0 < len(tokens) <= runtime.trained_context:
         raise FormatError(
             f"the chat template gives {len(tokens)} tokens, where the model has a context of {runtime.trained_context}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 MAX_TEXT_BYTES = 1 << 30  # llama.cpp counts bytes and tokens in 32 bits
+MAX_WORD = 16_000  # characters of one kind in a row; see `tokenize`
 SPIN_COUNT = 10_000  # some 0.1 ms: longer than a step between two barriers, shorter than a scheduler's time slice
+
+
+# Runs of letters, of white space and of anything else but digits.
+_WORD = re.compile(r"[^\W\d_]+|\s+|(?:[^\w\s]|_)+")
 
 
 class Runtime:
@@ -89,13 +95,21 @@ class Runtime:
             parse_special: read the spelling of a control token as that token, not as plain text.
 
         Raises:
-            SourceError: llama.cpp has no tokenizer for this file, or the text is too long for it.
+            SourceError: llama.cpp has no tokenizer for this file, or the text or a word of it is too long for it.
         """
         import numpy as np
 
         data = text.encode("utf-8", "replace")
         if len(data) > MAX_TEXT_BYTES:
             raise SourceError(f"the text is too long: {len(data)} bytes", f"use at most {MAX_TEXT_BYTES} bytes of it")
+        if self._api.llama_vocab_type(self._vocab) == self._api.LLAMA_VOCAB_TYPE_BPE:
+            # Its regular expressions go one call deeper for each character of a word, until the stack is full.
+            longest = max((len(word[0]) for word in _WORD.finditer(text)), default=0)
+            if longest > MAX_WORD:
+                raise SourceError(
+                    f"the text has a word of {longest} characters, on which llama.cpp may die",
+                    f"break up words, and runs of spaces or signs, of more than {MAX_WORD} characters",
+                )
         tokens = np.empty(len(data) + 2, np.int32)
         pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         count = self._api.llama_tokenize(self._vocab, data, len(data), pointer, len(tokens), add_special, parse_special)
@@ -119,6 +133,20 @@ class Runtime:
                     context.clear()
                 logits = context.decode(chunks[step.group, step.start : step.stop], step.start, rows=step.rows)
                 yield from step.blocks(chunks, logits)
+
+    def tokenize_prompt(self, prompt: str) -> np.ndarray:
+        """Token ids of a prompt that may spell control tokens, as the chat programs of llama.cpp do, int32[tokens].
+
+        BOS is added where the vocabulary says so, but not before a prompt that has it already, as most chat templates
+        write it.
+        """
+        bos = self.spelling(self.bos)
+        return self.tokenize(prompt, add_special=not (bos and prompt.startswith(bos)), parse_special=True)
+
+    def special_id(self, role: str) -> int | None:
+        """The id that llama.cpp takes for bos, eos, eot, sep, pad or mask, be it from the file or by itself."""
+        token_id = getattr(self._api, f"llama_vocab_{role}")(self._vocab)
+        return None if token_id < 0 else token_id
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of token ids, control tokens spelled out; bytes that are not UTF-8 become U+FFFD."""

@@ -58,9 +58,9 @@ def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:
     else:
         checkpoint = read_index(iteration)
         tensors, arguments = checkpoint.tensors, read_arguments(iteration, checkpoint)
-    beside = (iteration, folder, iteration.parent, iteration / "hf", iteration / "tokenizer")
+    beside = _beside(folder, iteration)
     stored, notes = _model_tensors(tensors)
-    tokenizer = _first_with(_TOKENIZER_FILES, (_folder_of(hf_config),) if hf_config else beside)
+    tokenizer = tokenizer_folder(folder, hf_config)
     config, source = _configuration(folder, hf_config, beside, arguments, stored, tokenizer)
     family = family_of_class(architecture(config))
     spec = family.read_config(config)
@@ -90,6 +90,21 @@ def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:
         provenance=read_provenance(source, config, canonical.values(), spec),
         notes=tuple(notes),
     )
+
+
+def tokenizer_folder(folder: Path, hf_config: Path | None = None) -> Path | None:
+    """Where the tokenizer of a checkpoint lies, None where it has none.
+
+    Raises:
+        SourceError, FormatError: it is no Megatron checkpoint.
+    """
+    places = (_folder_of(hf_config),) if hf_config else _beside(folder, _iteration(folder))
+    return _first_with(_TOKENIZER_FILES, places)
+
+
+def _beside(folder: Path, iteration: Path) -> tuple[Path, ...]:
+    """Where configuration and tokenizer may lie beside the weights."""
+    return (iteration, folder, iteration.parent, iteration / "hf", iteration / "tokenizer")
 
 
 def _iteration(folder: Path) -> Path:

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from convert.console import emit_json, emit_table, note
+from convert.console import emit_json, emit_table
 from convert.errors import UsageError
 from validate.commands.shared import (
     artifacts_argument,
     chunks_option,
-    fail_if_any,
+    fail_on_findings,
     hf_config_option,
     json_option,
     note_long_context,
     path_type,
+    print_findings,
     threads_option,
 )
 
@@ -53,7 +54,7 @@ DEFAULT_CONTEXT = 512
 @threads_option
 @json_option
 def command(
-    files: tuple[Path, ...],
+    artifacts: tuple[Path, ...],
     reference: Path,
     texts: tuple[Path, ...],
     ctx: int | None,
@@ -80,7 +81,7 @@ def command(
 
     stored = is_logits_file(reference)
     _check_options(stored, texts, ctx, save_logits)
-    check_models(files if stored else (reference, *files), hf_config)
+    check_models(artifacts if stored else (reference, *artifacts), hf_config)
     with ExitStack() as stack:
         models: list[LanguageModel] = []
         base: LanguageModel | LogitsFile
@@ -91,19 +92,17 @@ def command(
             base = stack.enter_context(open_model(reference, threads, hf_config))
             length = ctx or DEFAULT_CONTEXT
             models.append(base)
-        artifacts = [stack.enter_context(open_model(file, threads, hf_config)) for file in files]
-        for model in (*models, *artifacts):
+        compared = [stack.enter_context(open_model(file, threads, hf_config)) for file in artifacts]
+        for model in (*models, *compared):
             note_long_context(model, length)
-        results = measure_divergence(base, artifacts, texts, length=length, limit=chunks, save_logits=save_logits)
-    findings = [finding for result in results for finding in result.findings]
+        results = measure_divergence(base, compared, texts, length=length, limit=chunks, save_logits=save_logits)
     if as_json:
         emit_json({"results": [result.to_json() for result in results]})
     else:
         _print_results(results)
-        for finding in findings:
-            note(f"{finding.severity}: {finding.what}")
-    fail_if_any(
-        findings,
+        print_findings(finding for result in results for finding in result.findings)
+    fail_on_findings(
+        ((str(result.file), finding) for result in results for finding in result.findings),
         "the weights hold NaN or Inf, or lead to them; convert again from a source that is known to be good",
     )
 

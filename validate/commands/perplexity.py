@@ -14,7 +14,7 @@ from convert.console import emit_json, emit_table
 from validate.commands.shared import (
     artifacts_argument,
     chunks_option,
-    fail_if_any,
+    fail_on_findings,
     hf_config_option,
     json_option,
     note_long_context,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @threads_option
 @json_option
 def command(
-    files: tuple[Path, ...],
+    artifacts: tuple[Path, ...],
     texts: tuple[Path, ...],
     ctx: int,
     chunks: int | None,
@@ -70,15 +70,14 @@ def command(
     from validate.model import check_models
 
     contents = {text: read_text(text) for text in texts}
-    check_models(files, hf_config)
-    results = [row for file in files for row in _measure_file(file, contents, ctx, chunks, hf_config, threads)]
-    findings = [finding for row in results for finding in row["findings"]]
+    check_models(artifacts, hf_config)
+    results = [row for file in artifacts for row in _measure_file(file, contents, ctx, chunks, hf_config, threads)]
     if as_json:
         emit_json({"results": [{**row, "findings": list(map(asdict, row["findings"]))} for row in results]})
     else:
         _print_perplexities(results)
-    fail_if_any(
-        findings,
+    fail_on_findings(
+        ((row["file"], finding) for row in results for finding in row["findings"]),
         "the weights hold NaN or Inf, or lead to them; convert again from a source that is known to be good",
     )
 
