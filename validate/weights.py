@@ -149,7 +149,7 @@ def _judge(artifact: Path, compared: list[tuple[_Subject, Comparison]]) -> tuple
         unknown += verdict.status == "quantized" and each.encoder is None and is_encodable(each.pair)
         if verdict.status != "different":
             continue
-        fault = verdict.fault or explain(each.pair, found.sums, references, gguf=artifact.is_file())
+        fault = verdict.fault or explain(each.pair, found, references, gguf=artifact.is_file())
         if fault.other:
             moves[place.name] = fault.other
         else:
@@ -158,8 +158,8 @@ def _judge(artifact: Path, compared: list[tuple[_Subject, Comparison]]) -> tuple
     findings += moved_findings(moves, places)
     if unknown:
         what = (
-            f"{artifact.name}: {unknown} tensors are not byte for byte what this encoder writes without importance or "
-            "with the matrix given; they are judged by their errors"
+            f"{artifact.name}: {unknown} tensors are not, byte for byte, what quantizing the reference writes without "
+            "importance or with the matrix given; they are judged by their errors"
         )
         findings.append(Finding("weights", "other_encoder", artifact.name, what, "note"))
     return tensors, findings
