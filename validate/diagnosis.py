@@ -13,14 +13,13 @@ import numpy as np
 from convert.encodings import ConvertedTensor
 from convert.errors import QuantizationError, SourceError
 from convert.rearrange import ArrangedTensor, Rows, invert
-from convert.run import CHUNK_WEIGHTS
-from convert.tensors import Tensor, row_count, row_length
+from convert.tensors import Tensor, row_count
 from convert.types import BlockType
 from validate.tensor_comparison import Comparison
 from validate.tensor_errors import LIMITS, Sums
 from validate.tensor_kernels import measure
 from validate.tensor_pairs import Pair
-from validate.tensor_values import choose_rows, decode, read_scattered, read_values
+from validate.tensor_values import choose_rows, decode, read_scattered, read_values, row_ranges
 from validate.tensor_verdict import Fault, factor_slack
 from validate.transposed import TransposedTensor
 
@@ -75,11 +74,8 @@ class _Suspect:
 
     def errors(self, view: Tensor, start: int = 0, stop: int | None = None) -> Sums:
         """Sums over rows [start, stop) of the tensor and of another."""
-        step = max(1, CHUNK_WEIGHTS // row_length(self.pair.found.shape))
-        stop = self.count if stop is None else stop
         sums = Sums()
-        for low in range(start, stop, step):
-            high = min(low + step, stop)
+        for low, high in row_ranges(self.pair.found, start, stop):
             sums = sums.add(measure(read_values(self.pair.found, low, high), read_values(view, low, high)))
         return sums
 
@@ -106,14 +102,14 @@ def explain(pair: Pair, compared: Comparison, others: Mapping[str, Tensor], *, g
             or _find_transposition(suspect)
             or _find_moved_rows(suspect)
         )
-    return found or Fault("different", _measures(compared))
+    return found or Fault("different", _measures(compared, "blocks" if suspect.kind.is_quantized else "values"))
 
 
-def _measures(compared: Comparison) -> str:
+def _measures(compared: Comparison, units: str) -> str:
     sums, count = compared.sums, compared.damaged or compared.unequal
     first = f", the first in row {compared.examples[0].row}" if compared.examples else ""
     return (
-        f"{count} of {compared.units} values or blocks differ{first}: relative RMSE {sums.relative_rmse:.3g}, "
+        f"{count} of {compared.units} {units} differ{first}: relative RMSE {sums.relative_rmse:.3g}, "
         f"cosine {sums.cosine:.4f}, largest error {sums.largest:.3g}"
     )
 
@@ -217,11 +213,10 @@ def _match_rows(suspect: _Suspect) -> tuple[np.ndarray, np.ndarray]:
     then held against each other.
     """
     pair = suspect.pair
-    width = pair.reference.shape[-1]
-    vectors = np.random.default_rng(0).standard_normal((width, _PROJECTIONS), dtype=np.float32)
-    step = max(1, CHUNK_WEIGHTS // width)
-    chunks = ((low, min(low + step, suspect.count)) for low in range(0, suspect.count, step))
-    marks = np.concatenate([read_values(pair.reference, low, high) @ vectors for low, high in chunks])
+    vectors = np.random.default_rng(0).standard_normal((pair.reference.shape[-1], _PROJECTIONS), dtype=np.float32)
+    marks = np.concatenate(
+        [read_values(pair.reference, low, high) @ vectors for low, high in row_ranges(pair.reference)]
+    )
     rows = choose_rows(pair.found, _MAPPED_ROWS)
     values = decode(pair.found, read_scattered(pair.found, rows))
     lengths = (marks * marks).sum(axis=1)
