@@ -24,15 +24,15 @@ from conftest import Result
 from convert.cli import cli as mconv
 from convert.errors import DiskError, FormatError, MconvError, SourceError, UsageError
 from quantize.cli import cli as mquant
-from validate import chunks
-from validate.chunks import LogitBlock, Schedule, cut, read_text, scored_per_chunk, with_bos
 from validate.cli import cli
-from validate.comparison import compare
-from validate.divergence import Divergence
-from validate.lockstep import measure_divergence
-from validate.logits_file import LogitsFile, LogitsWriter, is_logits_file
-from validate.model import open_model
-from validate.runtime import Runtime
+from validate.divergence.comparison import compare
+from validate.divergence.lockstep import measure_divergence
+from validate.divergence.result import Divergence
+from validate.models import chunks
+from validate.models.chunks import LogitBlock, Schedule, cut, read_text, scored_per_chunk, with_bos
+from validate.models.logits_file import LogitsFile, LogitsWriter, is_logits_file
+from validate.models.model import open_model
+from validate.models.runtime import Runtime
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLE, EVALUATION = EXAMPLES / "tiny-mistral", EXAMPLES / "tiny-mistral-eval.txt"

@@ -22,8 +22,8 @@ from convert.metadata import float32, uint32
 from convert.rearrange import rope_interleave
 from quantize.cli import cli as mquant
 from quantize.imatrix import read_imatrix
-from validate.weights import compare_weights
-from validate.weights_result import WeightsResult
+from validate.weights.compare import compare_weights
+from validate.weights.result import WeightsResult
 
 Make = Callable[[Path, str], Path]
 Mutation = Callable[[Path], object]
