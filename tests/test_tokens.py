@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -156,6 +157,25 @@ def test_tekken_as_tokenizer_json(tekken: Pair, tmp_path: Path) -> None:
     assert warnings(result) == []
     other_way = compare_tokenizers(tekken.reference, source(tekken.artifact()), [])
     assert (other_way.tokenizer, kinds(other_way), warnings(other_way)) == ("mistral-common", [], ["llama_cpp_split"])
+
+
+def test_tekken_with_the_split_of_llama_3(tekken: Pair, tmp_path: Path) -> None:
+    from transformers.integrations.mistral import convert_tekken_tokenizer
+
+    folder = write_config(tmp_path / "model", SIZE)
+    convert_tekken_tokenizer(str(tekken.folder / "tekken.json")).save_pretrained(folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": pretokenizer._LLAMA_3}
+    path.write_text(json.dumps(content))
+    # Whoever uses the folder gets ids that the model was not trained on.
+    wrong = compare_tokenizers(source(folder), tekken.reference, [])
+    assert ("text_differs", "words and case") in kinds(wrong)
+    # A file made from it has the right split, which the folder's own tokenizer has with that split too.
+    mended = compare_tokenizers(source(tekken.artifact(mutations.without_bos)), source(folder), [])
+    assert [kind for kind in kinds(mended) if kind[0] == "text_differs"] == []
+    assert "llama_cpp_split" in warnings(mended)
+    assert any("a known mistake" in finding.what for finding in mended.findings)
 
 
 def test_another_merge_order_than_the_scores_is_seen(spm: Pair, tmp_path: Path) -> None:
