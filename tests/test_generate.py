@@ -14,11 +14,11 @@ import pytest
 import tiny_gguf
 from conftest import Result
 from tiny_gguf import byte, control
-from validate.generation.generate.generate import Agreement, Generation, generate
 
 from convert.errors import FormatError, UsageError
 from validate.cli import cli
 from validate.generation.flags import find_flags, loop_period
+from validate.generation.generate import Agreement, Generation, generate
 from validate.generation.sampling import SamplingSettings, sampler
 from validate.models.runtime import Runtime
 from validate.template.chat import render_chat

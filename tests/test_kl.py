@@ -20,7 +20,6 @@ import pytest
 import tiny_gguf
 import transformers
 from conftest import Result
-from validate.divergence.result.result import Divergence
 
 from convert.cli import cli as mconv
 from convert.errors import DiskError, FormatError, MconvError, SourceError, UsageError
@@ -28,6 +27,7 @@ from quantize.cli import cli as mquant
 from validate.cli import cli
 from validate.divergence.comparison import compare
 from validate.divergence.lockstep import measure_divergence
+from validate.divergence.result import Divergence
 from validate.models import chunks
 from validate.models.chunks import LogitBlock, Schedule, cut, read_text, scored_per_chunk, with_bos
 from validate.models.logits_file import LogitsFile, LogitsWriter, is_logits_file

@@ -18,15 +18,15 @@ from checkpoints_tokenizers import (
 )
 from conftest import Result
 from small_tekken import small_tekken
-from validate.template.compare.compare import compare_conversations, compare_templates
-from validate.template.compare.results import TemplateResult
 
 from convert.tokenizer import Vocabulary, pretokenizer
 from validate.cli import cli
 from validate.findings import failed
 from validate.template.chat import Rendered, render_conversations
+from validate.template.compare import compare_conversations, compare_templates
 from validate.template.conversations import CONVERSATIONS
 from validate.template.prompts import mistral_prompts, mistral_template, template_prompts
+from validate.template.results import TemplateResult
 from validate.tokens.sources import TokenizerSource, open_sources
 from validate.tokens.tokenizers import artifact_tokenizer, reference_tokenizer
 

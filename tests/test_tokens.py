@@ -20,13 +20,13 @@ from checkpoints_tokenizers import (
 )
 from conftest import Result
 from small_tekken import SIZE, SPECIAL, small_tekken
-from validate.tokens.compare.compare import TokensResult, compare_tokenizers, compare_tokens, text_group
 
 from convert.errors import FormatError, SourceError
 from convert.tokenizer import TokenType, Vocabulary, pretokenizer
 from validate.cli import cli
 from validate.findings import failed
 from validate.models.runtime import MAX_WORD, Runtime
+from validate.tokens.compare import TokensResult, compare_tokenizers, compare_tokens, text_group
 from validate.tokens.corpus import corpus
 from validate.tokens.sources import TokenizerSource, open_sources
 

@@ -14,8 +14,6 @@ import mutations
 import numpy as np
 import pytest
 from legacy_imatrix import write_legacy_imatrix
-from validate.weights.compare.compare import compare_weights
-from validate.weights.compare.result import WeightsResult
 
 from convert.cli import cli as mconv
 from convert.layouts import open_checkpoint
@@ -24,6 +22,8 @@ from convert.metadata import float32, uint32
 from convert.rearrange import rope_interleave
 from quantize.cli import cli as mquant
 from quantize.imatrix import read_imatrix
+from validate.weights.compare import compare_weights
+from validate.weights.result import WeightsResult
 
 Make = Callable[[Path, str], Path]
 Mutation = Callable[[Path], object]

@@ -23,7 +23,7 @@ from validate.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from validate.divergence.result.result import Divergence
+    from validate.divergence.result import Divergence
     from validate.models.logits_file import LogitsFile
     from validate.models.model import LanguageModel
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from validate.divergence.result.softmax import CACHED_LOGITS, softmax, softmax_of_normalized
+from validate.divergence.softmax import CACHED_LOGITS, softmax, softmax_of_normalized
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from convert.errors import UsageError
 from validate.divergence.comparison import compare
-from validate.divergence.result.result import Divergence
+from validate.divergence.result import Divergence
 from validate.divergence.tally import Tally
 from validate.findings import Finding
 from validate.models.chunks import LogitBlock, Schedule, cut, read_text, scored_per_chunk, with_bos

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from validate.divergence.result.softmax import CACHED_LOGITS, softmax
+from validate.divergence.softmax import CACHED_LOGITS, softmax
 from validate.divergence.statistics import mean_and_error
 from validate.models.chunks import Schedule
 from validate.models.model import LanguageModel

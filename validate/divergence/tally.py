@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from validate.divergence.comparison import TokenScores
 from validate.divergence.perplexity import Perplexity
-from validate.divergence.result.result import Statistics
+from validate.divergence.result import Statistics
 from validate.divergence.statistics import Distribution, mean_and_error
 from validate.findings import Finding
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from convert.console import format_bytes
 from convert.errors import DiskError, FormatError, SourceError
 from convert.tensors import SourceFile
-from validate.divergence.result.softmax import CACHED_LOGITS, softmax
+from validate.divergence.softmax import CACHED_LOGITS, softmax
 from validate.models.chunks import LogitBlock, Schedule, first_scored, scored_per_chunk
 
 if TYPE_CHECKING:

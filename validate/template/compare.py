@@ -11,9 +11,9 @@ from pathlib import Path
 
 from validate.findings import Finding, Severity
 from validate.template.chat import is_jinja
-from validate.template.compare.results import Against, ConversationResult, TemplateResult, compare_prompts
 from validate.template.conversations import CONVERSATIONS
 from validate.template.prompts import Prompt, mistral_file, mistral_prompts, mistral_template, template_prompts
+from validate.template.results import Against, ConversationResult, TemplateResult, compare_prompts
 from validate.tokens.sources import TokenizerSource, open_sources
 from validate.tokens.text_tokenizer import TextTokenizer
 from validate.tokens.tokenizers import artifact_tokenizer

@@ -18,15 +18,15 @@ from quantize import kernels
 from quantize.encode import BlockEncoder
 from quantize.imatrix import ImportanceMatrix
 from validate.findings import Finding
-from validate.weights.compare import kernels as tensor_kernels
-from validate.weights.compare.moves import moved_findings
-from validate.weights.compare.pairs import Pair, pair_tensors
-from validate.weights.compare.result import TensorResult, WeightsResult
-from validate.weights.compare.rows import compare_blocks, compare_floats, find_encoder, is_encodable, is_lossless
-from validate.weights.compare.values import row_ranges
-from validate.weights.compare.verdict import Status, judge
+from validate.weights import kernels as tensor_kernels
 from validate.weights.comparison import Comparison
 from validate.weights.diagnosis import explain
+from validate.weights.moves import moved_findings
+from validate.weights.pairs import Pair, pair_tensors
+from validate.weights.result import TensorResult, WeightsResult
+from validate.weights.rows import compare_blocks, compare_floats, find_encoder, is_encodable, is_lossless
+from validate.weights.values import row_ranges
+from validate.weights.verdict import Status, judge
 
 
 def compare_weights(

@@ -15,13 +15,13 @@ from convert.errors import QuantizationError, SourceError
 from convert.rearrange import ArrangedTensor, Rows, invert
 from convert.tensors import Tensor, row_count
 from convert.types import BlockType
-from validate.weights.compare.errors import LIMITS, Sums
-from validate.weights.compare.kernels import measure
-from validate.weights.compare.pairs import Pair
-from validate.weights.compare.values import choose_rows, decode, read_scattered, read_values, row_ranges
-from validate.weights.compare.verdict import Fault, factor_slack
 from validate.weights.comparison import Comparison
+from validate.weights.errors import LIMITS, Sums
+from validate.weights.kernels import measure
+from validate.weights.pairs import Pair
 from validate.weights.transposed import TransposedTensor
+from validate.weights.values import choose_rows, decode, read_scattered, read_values, row_ranges
+from validate.weights.verdict import Fault, factor_slack
 
 _SAMPLED_ROWS = 16
 _MAPPED_ROWS = 64

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from convert.types import BlockType
-from validate.weights.compare.errors import LIMITS, Sums
+from validate.weights.errors import LIMITS, Sums
 
 # A block of weaker weights than this may be all zeros: the scale is stored as float16.
 _FAINT = 1e-5

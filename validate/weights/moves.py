@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 from validate.findings import Finding
-from validate.weights.compare.pairs import Place
+from validate.weights.pairs import Place
 
 
 def moved_findings(moves: Mapping[str, str], places: Mapping[str, Place]) -> list[Finding]:

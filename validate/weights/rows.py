@@ -14,11 +14,11 @@ from convert.types import BlockType
 from quantize import ggml, kernels
 from quantize.encode import BlockEncoder
 from quantize.imatrix import ImportanceMatrix
-from validate.weights.compare.errors import LIMITS, Sums
-from validate.weights.compare.kernels import damaged_blocks, measure
-from validate.weights.compare.pairs import Pair
-from validate.weights.compare.values import choose_rows, decode, read_scattered
 from validate.weights.comparison import MOST_EXAMPLES, Comparison, Difference
+from validate.weights.errors import LIMITS, Sums
+from validate.weights.kernels import damaged_blocks, measure
+from validate.weights.pairs import Pair
+from validate.weights.values import choose_rows, decode, read_scattered
 
 _SAMPLED_ROWS = 8
 # ggml searches for the scales of every other type, a few million weights a second: no speed to read a model at.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convert.tensors import Tensor
-from validate.weights.compare.values import read_values, row_ranges
+from validate.weights.values import read_values, row_ranges
 
 
 @dataclass(frozen=True)

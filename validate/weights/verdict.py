@@ -7,8 +7,8 @@ from typing import Literal
 
 from convert.types import BlockType
 from validate.findings import Severity
-from validate.weights.compare.errors import LIMITS, Sums
 from validate.weights.comparison import MOST_EXAMPLES, Comparison
+from validate.weights.errors import LIMITS, Sums
 
 Status = Literal["exact", "quantized", "different"]
 
