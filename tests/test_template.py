@@ -21,15 +21,15 @@ from conftest import Result
 from small_tekken import small_tekken
 
 from convert.tokenizer import Vocabulary, pretokenizer
-from validate.chat import Rendered, render_conversations
 from validate.cli import cli
-from validate.conversations import CONVERSATIONS
 from validate.findings import failed
-from validate.prompts import mistral_prompts, mistral_template, template_prompts
-from validate.sources import TokenizerSource, open_sources
-from validate.template import compare_conversations, compare_templates
-from validate.template_results import TemplateResult
-from validate.tokenizers import artifact_tokenizer, reference_tokenizer
+from validate.template.chat import Rendered, render_conversations
+from validate.template.compare import compare_conversations, compare_templates
+from validate.template.conversations import CONVERSATIONS
+from validate.template.prompts import mistral_prompts, mistral_template, template_prompts
+from validate.template.results import TemplateResult
+from validate.tokens.sources import TokenizerSource, open_sources
+from validate.tokens.tokenizers import artifact_tokenizer, reference_tokenizer
 
 TINY = Path(__file__).parent.parent / "examples" / "tiny-mistral"
 TEMPLATE = (

@@ -25,11 +25,11 @@ from small_tekken import SIZE, SPECIAL, small_tekken
 from convert.errors import FormatError, SourceError
 from convert.tokenizer import TokenType, Vocabulary, pretokenizer
 from validate.cli import cli
-from validate.corpus import corpus
 from validate.findings import failed
-from validate.runtime import MAX_WORD, Runtime
-from validate.sources import TokenizerSource, open_sources
-from validate.tokens import TokensResult, compare_tokenizers, compare_tokens, text_group
+from validate.models.runtime import MAX_WORD, Runtime
+from validate.tokens.compare import TokensResult, compare_tokenizers, compare_tokens, text_group
+from validate.tokens.corpus import corpus
+from validate.tokens.sources import TokenizerSource, open_sources
 
 V1 = "tokenizer.model.v1"
 V3 = "mistral_instruct_tokenizer_240323.model.v3"

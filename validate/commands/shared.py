@@ -1,4 +1,4 @@
-"""What several commands of mval share: arguments, options, the check of headers, text for a table."""
+"""What several commands of mval share: arguments, options, the check of headers, what they print of findings."""
 
 from __future__ import annotations
 
@@ -8,34 +8,38 @@ from typing import TYPE_CHECKING
 
 import click
 
-from convert.console import emit_table
+from convert.console import emit_table, note
 from convert.errors import ValidationError
+from convert.options import hf_config_option, json_option, path_type, threads_option
 
 if TYPE_CHECKING:
     from validate.findings import Finding
+    from validate.models.model import LanguageModel
 
-# A file that cannot be read is for the operating system to report: exit code 4, not one of usage.
-path_type = click.Path(path_type=Path, readable=False)
+__all__ = ["hf_config_option", "json_option", "path_type", "threads_option"]
+
 files_argument = click.argument("files", metavar="FILE.gguf ...", nargs=-1, required=True, type=path_type)
 artifacts_argument = click.argument("artifacts", metavar="ARTIFACT ...", nargs=-1, required=True, type=path_type)
 reference_option = click.option(
     "--reference", required=True, type=path_type, metavar="SRC", help="What the artifacts were made from: any layout."
 )
-hf_config_option = click.option(
-    "--hf-config", type=path_type, metavar="DIR|FILE", help="config.json and tokenizer of a Megatron checkpoint."
+chunks_option = click.option(
+    "--chunks", type=click.IntRange(min=1), metavar="N", help="Score the first N chunks.  [default: all]"
 )
-threads_option = click.option(
-    "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads to work with.  [default: all cores]"
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
 def check_headers(files: Iterable[Path]) -> None:
     """Look at every file before the first is run: what is wrong with the last one is told at once."""
-    from validate.header import check_header
+    from validate.models.header import check_header
 
     for file in files:
         check_header(file)
+
+
+def note_long_context(model: LanguageModel, length: int) -> None:
+    """Say so where a model is asked for more context than it was trained on."""
+    if length > model.trained_context:
+        note(f"note: {model.path}: trained on {model.trained_context} tokens of context, asked for {length}")
 
 
 def one_line(text: str, width: int = 100) -> str:
