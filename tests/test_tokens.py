@@ -10,6 +10,7 @@ from pathlib import Path
 import mutations_vocabulary as mutations
 import pytest
 from checkpoints_tokenizers import (
+    converter_metadata,
     llama_2_folder,
     packaged,
     sentencepiece_folder,
@@ -185,6 +186,20 @@ def test_another_merge_order_than_the_scores_is_seen(spm: Pair, tmp_path: Path) 
     assert {group.name for group in result.groups if group.differences} >= {"code", "white space", "long runs"}
 
 
+def test_what_llama_cpps_own_converter_makes(llama_cpp_source: Path, spm: Pair, tekken: Pair, tmp_path: Path) -> None:
+    assert llama_cpp_source.is_dir()
+    made = tmp_path / "made.gguf"
+    for pair in (spm, tekken):
+        folder = shutil.copytree(pair.folder, tmp_path / pair.folder.name)
+        converter_metadata(folder, made)
+        assert kinds(compare_tokenizers(source(made), pair.reference, [])) == []
+    # Known faults: see "The differences" in docs/formats.md, 11.
+    folder = llama_2_folder(tmp_path / "llama-2", V3, 32768)
+    converter_metadata(folder, made)
+    found = kinds(compare_tokens(made, folder))
+    assert found[:2] == [("scores_differ", "order of the scores"), ("special_token_split", "[INST]")]
+
+
 def test_a_megatron_folder(command: Callable[..., Result], tmp_path: Path) -> None:
     from convert.cli import cli as mconv
 
@@ -258,9 +273,8 @@ def test_the_split_of_another_model(tekken: Pair) -> None:
     result = tekken.compare(mutations.pre_tokenizer("llama-bpe"))
     assert causes(result) == [("pre_tokenizer_differs", "pre-tokenizer")]
     # A text is only excused where its ids are exactly those of the right split in llama.cpp.
-    words = next(group for group in result.groups if group.name == "words and case")
-    assert words.differences > 5
-    assert words.first is not None
+    signs = next(group for group in result.groups if group.name == "signs and line ends")
+    assert signs.differences > 10
 
 
 def test_two_lost_merges(tekken: Pair) -> None:
@@ -328,7 +342,7 @@ def test_a_word_on_which_llama_cpp_would_die(tekken: Pair) -> None:
 def test_the_corpus_is_varied_and_the_same_every_time() -> None:
     groups = corpus()
     assert groups == corpus()
-    assert len({group.name for group in groups}) == len(groups) == 19
+    assert len({group.name for group in groups}) == len(groups) == 20
     texts = [text for group in groups for text in group.texts]
     assert len(set(texts)) > 1500
     for text in texts:

@@ -91,6 +91,7 @@ def corpus() -> list[Group]:
     """The groups that are the same for every model."""
     made = {
         "white space": _white_space(),
+        "signs and line ends": _signs(),
         "numbers": _numbers(),
         "words and case": _in_context(_WORDS),
         "emoji": _in_context(_EMOJI),
@@ -147,6 +148,15 @@ def _white_space() -> Iterator[str]:
         yield from (f"1{space}.{space}!", f"{space}\n\n {space}")
     yield from (f"{'if' * depth}:\n{' ' * 4 * depth}x = {depth}{' ' * depth}\n" for depth in range(12))
     yield from ("", "  a  b   c    d     e", "\n\n\na\n\n b\n  c\n\t\td", " \n \n a", "a \t b", "\ta \n\t\r\n \r b")
+
+
+def _signs() -> Iterator[str]:
+    """Where a word of signs ends: splits are of different minds on line ends, slashes and apostrophes."""
+    for sign in ("{", ");", "=", "//", '"', "*/", "...", "->", "`", "\u3002"):
+        for end in ("\n", "/", "\n/", "\n//", "\r\n\t", "\n\n/x", "'", "'s"):
+            yield f"a {sign}{end} b{sign}{end}c"
+    for end in ("S", "T", "RE", "VE", "M", "LL", "D"):
+        yield from (f"it'{end} Plus'{end}lane '{end}o", f"it'{end.lower()} plus'{end.lower()}lane '{end.lower()}o")
 
 
 def _numbers() -> Iterator[str]:
