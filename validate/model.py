@@ -60,6 +60,16 @@ class LanguageModel(LogitSource, Protocol):
     def bos(self) -> int:
         """The id of BOS, -1 where there is none."""
 
+    def likeliest(self, tokens: np.ndarray, first: int) -> np.ndarray:
+        """The token that is likeliest after each position of a sequence from `first` on.
+
+        Args:
+            tokens: int32[tokens].
+
+        Returns:
+            int64[tokens - first].
+        """
+
     def tokenize(self, text: str) -> np.ndarray:
         """Token ids, int32[tokens], BOS first where the vocabulary adds it; spelled-out control tokens are text."""
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from convert.errors import UsageError
-from validate.chunks import LogitBlock, Schedule, first_scored
+from validate.chunks import LOGITS_BYTES, LogitBlock, Schedule, first_scored
 from validate.runtime import Runtime, spin_briefly
 
 if TYPE_CHECKING:
@@ -84,6 +84,16 @@ class Original:
     def used_tokens(self) -> int:
         """`vocab_size` less the tokens at its end that only fill the matrix up."""
         return self._vocabulary.used_tokens()
+
+    def likeliest(self, tokens: np.ndarray, first: int) -> np.ndarray:
+        """The token that is likeliest after each position from `first` on, see `validate.model.LanguageModel`."""
+        import numpy as np
+
+        hidden = self._model.hidden(tokens[None])[:, first:]
+        step = max(1, LOGITS_BYTES // (4 * self.vocab_size))
+        out = np.empty((min(step, hidden.shape[1]), self.vocab_size), np.float32)
+        parts = (hidden[:, start : start + step] for start in range(0, hidden.shape[1], step))
+        return np.concatenate([self._model.logits(part, out)[0].argmax(axis=1) for part in parts])
 
     def scored_logits(self, chunks: np.ndarray, schedule: Schedule) -> Generator[LogitBlock, None, None]:
         """Run every chunk and yield the logits of its scored positions, see `validate.model.LogitSource`."""

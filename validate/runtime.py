@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from convert.errors import FormatError, SourceError
 from validate.amx import use_extra_buffers
-from validate.chunks import MAX_BATCH, LogitBlock, Schedule
+from validate.chunks import LOGITS_BYTES, MAX_BATCH, LogitBlock, Schedule
 from validate.header import check_header
 from validate.llama_log import llama_log
 
@@ -133,6 +133,19 @@ class Runtime:
                     context.clear()
                 logits = context.decode(chunks[step.group, step.start : step.stop], step.start, rows=step.rows)
                 yield from step.blocks(chunks, logits)
+
+    def likeliest(self, tokens: np.ndarray, first: int) -> np.ndarray:
+        """The token that is likeliest after each position from `first` on, see `validate.model.LanguageModel`."""
+        import numpy as np
+
+        step = max(1, min(MAX_BATCH, LOGITS_BYTES // (4 * self.vocab_size)))
+        found = []
+        with self.context(len(tokens), rows=step) as context:
+            for start in range(0, len(tokens), step):
+                stop = min(start + step, len(tokens))
+                logits = context.decode(tokens[None, start:stop], start, rows=max(0, stop - max(start, first)))
+                found.append(logits[0].argmax(axis=1))
+        return np.concatenate(found)
 
     def tokenize_prompt(self, prompt: str) -> np.ndarray:
         """Token ids of a prompt that may spell control tokens, as the chat programs of llama.cpp do, int32[tokens].
