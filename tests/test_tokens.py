@@ -26,7 +26,7 @@ from validate.corpus import corpus
 from validate.findings import failed
 from validate.runtime import MAX_WORD, Runtime
 from validate.sources import TokenizerSource, open_sources
-from validate.tokens import TokensResult, compare_sources, compare_tokens, text_group
+from validate.tokens import TokensResult, compare_tokenizers, compare_tokens, text_group
 
 V1 = "tokenizer.model.v1"
 V3 = "mistral_instruct_tokenizer_240323.model.v3"
@@ -51,7 +51,7 @@ class Pair:
         return write_vocabulary(self.out / "artifact.gguf", change(self.reference.vocabulary))
 
     def compare(self, change: Callable[[Vocabulary], Vocabulary] = lambda vocabulary: vocabulary) -> TokensResult:
-        return compare_sources(source(self.artifact(change)), self.reference, [])
+        return compare_tokenizers(source(self.artifact(change)), self.reference, [])
 
 
 @pytest.fixture(scope="module")
@@ -143,17 +143,17 @@ def test_tekken_as_tokenizer_json(tekken: Pair, tmp_path: Path) -> None:
 
     folder = write_config(tmp_path / "model", 131072)
     convert_tekken_tokenizer(str(tekken.folder / "tekken.json")).save_pretrained(folder)
-    result = compare_sources(source(folder), tekken.reference, [])
+    result = compare_tokenizers(source(folder), tekken.reference, [])
     # transformers writes a file whose post-processor puts no <s> before a text.
     assert kinds(result) == [("bos_differs", "bos")]
     assert warnings(result) == []
-    other_way = compare_sources(tekken.reference, source(tekken.artifact()), [])
+    other_way = compare_tokenizers(tekken.reference, source(tekken.artifact()), [])
     assert (other_way.tokenizer, kinds(other_way), warnings(other_way)) == ("mistral-common", [], ["llama_cpp_split"])
 
 
 def test_another_merge_order_than_the_scores_is_seen(spm: Pair, tmp_path: Path) -> None:
     # The builder of this folder ranks runs of spaces by their length, which SentencePiece does not.
-    result = compare_sources(source(llama_2_folder(tmp_path / "model", V3, 32768)), spm.reference, [])
+    result = compare_tokenizers(source(llama_2_folder(tmp_path / "model", V3, 32768)), spm.reference, [])
     assert causes(result) == [("scores_differ", "order of the scores")]
     assert {group.name for group in result.groups if group.differences} >= {"code", "white space", "long runs"}
 
@@ -253,7 +253,7 @@ def test_the_first_difference_is_shown_in_context(trained: Pair, tmp_path: Path)
     text = tmp_path / "text.txt"
     text.write_text("one line\n" * 300 + "and then they'RE camelCase here\n" + "another line\n" * 300)
     artifact = source(trained.artifact(mutations.pre_tokenizer("gpt-2")))
-    *_, group = compare_sources(artifact, trained.reference, [text_group(text)]).groups
+    *_, group = compare_tokenizers(artifact, trained.reference, [text_group(text)]).groups
     assert (group.name, group.differences) == ("text: text.txt", 1)
     assert group.texts > 2
     assert group.first is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -137,10 +137,11 @@ def generate(
             prompts.insert(0, _render(runtime, template, prompt))
         except FormatError as error:
             answers.append(Generation(True, "", 0, None, "error", ["template_error"], error.what))
-    answers += [_answer(runtime, asked, max_tokens, reference=reference) for asked in prompts]
+    marks = runtime.control_tokens()
+    answers += [_answer(runtime, asked, max_tokens, marks, reference=reference) for asked in prompts]
     settings = recommended(read_gguf(runtime.path).metadata) if samples else None
     if settings is not None:
-        answers += [_answer(runtime, prompts[0], max_tokens, settings, seed) for seed in range(samples)]
+        answers += [_answer(runtime, prompts[0], max_tokens, marks, settings, seed) for seed in range(samples)]
     return answers
 
 
@@ -161,6 +162,7 @@ def _answer(
     runtime: Runtime,
     prompt: _Prompt,
     max_tokens: int,
+    control_tokens: Sequence[str],
     settings: SamplingSettings | None = None,
     seed: int | None = None,
     reference: LanguageModel | None = None,
@@ -169,7 +171,7 @@ def _answer(
     with runtime.context(len(prompt.tokens) + max_tokens) as context:
         written = _write(runtime, context, prompt.tokens, max_tokens, choose)
     text = runtime.text(written.tokens)
-    flags = find_flags(prompt.text, text, written.tokens, runtime.control_tokens())
+    flags = find_flags(prompt.text, text, written.tokens, control_tokens)
     return Generation(
         template=prompt.template,
         text=text,

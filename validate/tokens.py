@@ -103,7 +103,7 @@ def compare_tokens(
         SourceError, FormatError, MappingError, UsageError: see `open_sources`; a text that is not UTF-8.
     """
     source, reference_source = open_sources((artifact, reference), hf_config)
-    return compare_sources(source, reference_source, [text_group(path) for path in texts])
+    return compare_tokenizers(source, reference_source, [text_group(path) for path in texts])
 
 
 def text_group(path: Path) -> Group:
@@ -121,7 +121,9 @@ def text_group(path: Path) -> Group:
     return Group(f"text: {path.name}", (*passages, passage))
 
 
-def compare_sources(source: TokenizerSource, reference_source: TokenizerSource, texts: Sequence[Group]) -> TokensResult:
+def compare_tokenizers(
+    source: TokenizerSource, reference_source: TokenizerSource, texts: Sequence[Group]
+) -> TokensResult:
     """Compare two tokenizers that have been found; see `compare_tokens`."""
     with artifact_tokenizer(source) as artifact, reference_tokenizer(reference_source, beside=artifact) as reference:
         vocabulary = vocabulary_differences(source.vocabulary, reference_source.vocabulary)
@@ -186,6 +188,7 @@ def _compare_group(
 ) -> GroupResult:
     result = GroupResult(group.name, len(group.texts))
     explained: Counter[str] = Counter()
+    vocabularies = (artifact.vocabulary, reference.vocabulary)
     for text in group.texts:
         ids = artifact.encode(text, parse_special=group.parse_special)
         expected = reference.encode(text, parse_special=group.parse_special)
@@ -196,11 +199,11 @@ def _compare_group(
             continue
         variant = known.explain(text, ids, expected, parse_special=group.parse_special)
         if variant is None:
-            first = result.first or first_difference(text, ids, expected, artifact, reference)
+            first = result.first or first_difference(text, ids, expected, reference.decode, vocabularies)
             result = replace(result, differences=result.differences + 1, first=first)
             continue
         if variant.kind not in reasons:
-            shown = first_difference(text, ids, expected, artifact, reference)
+            shown = first_difference(text, ids, expected, reference.decode, vocabularies)
             reasons[variant.kind] = _Reason(variant, shown)
         reasons[variant.kind].groups[group.name] += 1
         explained[variant.kind] += 1

@@ -41,11 +41,11 @@ def command(
       mval tokens a.gguf b.gguf --reference model/ --text eval.txt --json
     """
     from validate.sources import open_sources
-    from validate.tokens import compare_sources, text_group
+    from validate.tokens import compare_tokenizers, text_group
 
     groups = [text_group(path) for path in texts]
     *sources, original = open_sources((*artifacts, reference), hf_config)
-    results = [compare_sources(source, original, groups) for source in sources]
+    results = [compare_tokenizers(source, original, groups) for source in sources]
     if as_json:
         emit_json({"results": [result.to_json() for result in results]})
     else:
