@@ -229,3 +229,22 @@ def _plain(name: str) -> str:
     if Path(name).name != name or name in ("", ".", ".."):
         raise ValueError(name)
     return name
+
+
+def write_contents(ledger: Ledger, name: str, files: Mapping[str, bytes]) -> None:
+    """The step of small files whose content is known: written where they are not there as they should be.
+
+    Raises:
+        DiskError, OSError: see `Ledger.begin` and `write_files`.
+    """
+    step = content_step(name, files)
+    if not ledger.is_done(step):
+        ledger.begin(step)
+        write_files(ledger.folder, files)
+        ledger.finish(step)
+
+
+def content_step(name: str, files: Mapping[str, bytes]) -> Step:
+    """A step whose inputs are the contents themselves."""
+    sums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+    return Step(name, tuple(files), lambda: sums)
