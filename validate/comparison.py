@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from validate.perplexity import CACHED_LOGITS
+from validate.softmax import CACHED_LOGITS, softmax, softmax_of_normalized
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,23 +44,6 @@ class TokenScores:
         import numpy as np
 
         return np.exp(-self.losses) - np.exp(-self.reference_losses)
-
-
-@dataclass(frozen=True)
-class _Softmax:
-    """exp(logits - top), float32; what a row of it sums to, float64; and where the largest logit stands."""
-
-    exponentials: np.ndarray
-    total: np.ndarray
-    top: np.ndarray
-    best: np.ndarray
-
-    @property
-    def log_total(self) -> np.ndarray:
-        """log of the sum of exp(logits), float64[rows]."""
-        import numpy as np
-
-        return np.log(self.total) + self.top
 
 
 def compare(
@@ -107,7 +90,7 @@ def _compare(
     import numpy as np
 
     every = np.arange(len(targets))
-    p = _softmax(reference, normalized=stored)
+    p = softmax_of_normalized(reference) if stored else softmax(reference)
     # Weights of the tokens that count, not divided by their total yet.
     weights = p.exponentials
     least = np.exp(np.float32(LEAST)) * p.total
@@ -115,7 +98,7 @@ def _compare(
     counted = weights.sum(axis=1, dtype=np.float64)
     found = []
     for logits in artifacts:
-        q = _softmax(logits)
+        q = softmax(logits)
         moved = reference - logits
         np.multiply(moved, weights, out=moved)
         # log p - log q is what the logits differ by and what their normalizers do.
@@ -129,16 +112,3 @@ def _compare(
             )
         )
     return found
-
-
-def _softmax(logits: np.ndarray, *, normalized: bool = False) -> _Softmax:
-    """Of each row; of what is normalized already, rounding aside, the total is one."""
-    import numpy as np
-
-    best = logits.argmax(axis=1)
-    if normalized:
-        return _Softmax(np.exp(logits), np.ones(len(logits)), np.zeros(len(logits), np.float32), best)
-    top = logits[np.arange(len(logits)), best]
-    exponentials = logits - top[:, None]
-    np.exp(exponentials, out=exponentials)
-    return _Softmax(exponentials, exponentials.sum(axis=1, dtype=np.float64), top, best)

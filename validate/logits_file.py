@@ -21,7 +21,7 @@ from convert.console import format_bytes
 from convert.errors import DiskError, FormatError, SourceError
 from convert.tensors import SourceFile
 from validate.chunks import LogitBlock, Schedule, first_scored, scored_per_chunk
-from validate.perplexity import CACHED_LOGITS
+from validate.softmax import CACHED_LOGITS, softmax
 
 if TYPE_CHECKING:
     import numpy as np
@@ -194,11 +194,11 @@ def _pack(logits: np.ndarray) -> np.ndarray:
     rows, vocab = logits.shape
     packed = np.zeros((rows, 8 + 2 * (vocab + vocab % 2)), np.uint8)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # logits that are not finite stay so
-        top = logits.max(axis=1)
+        found = softmax(logits)
+        top = found.top
         low = np.maximum(logits.min(axis=1), top - np.float32(RANGE))
-        total = np.exp(logits - top[:, None]).sum(axis=1, dtype=np.float64)
         step = (top - low) / np.float32(LARGEST_STEP)
-        packed[:, :8].view(np.float32)[:] = np.stack([step, low - top - np.log(total).astype(np.float32)], axis=1)
+        packed[:, :8].view(np.float32)[:] = np.stack([step, low - top - np.log(found.total).astype(np.float32)], axis=1)
         steps = (logits - low[:, None]) * np.where(step > 0, 1 / step, 0)[:, None]
         packed[:, 8 : 8 + 2 * vocab].view(np.uint16)[:] = np.rint(np.maximum(steps, 0))
     return packed

@@ -84,12 +84,14 @@ class Weights:
         return _from_stored(stored).float()[places.reshape(index.shape)]
 
     def check_coverage(self, used: Collection[str]) -> None:
-        """Refuse a checkpoint with more tensors than these parameters hold.
+        """Refuse a checkpoint with more tensors than these parameters hold, or with less.
 
         Raises:
-            MappingError: names the first of them.
+            MappingError: names one of them.
         """
-        held = {part for name in used for part in self._parts(name)}
+        held = dict.fromkeys(part for name in used for part in self._parts(name))
+        for name in held:
+            self._tensor(name)
         left = [name for name in self._tensors if name not in held]
         if left:
             more = f" and {len(left) - 1} more" if len(left) > 1 else ""

@@ -49,7 +49,7 @@ def size_plot(report: Report) -> str | None:
         axes.margins(x=0.15, y=0.2)
         axes.set_xlabel(f"size, {word}")
         axes.set_ylabel("mean KL divergence, nats a token")
-    return _svg(figure)
+        return _svg(figure)
 
 
 def alone(svg: str) -> str:
@@ -80,7 +80,7 @@ def layer_plot(report: Report) -> str | None:
         axes.set_xlabel("layer")
         axes.set_ylabel("relative RMSE")
         _legend(axes)
-    return _svg(figure)
+        return _svg(figure)
 
 
 def kind_plot(report: Report) -> str | None:
@@ -100,7 +100,7 @@ def kind_plot(report: Report) -> str | None:
         axes.set_xlim(left=0)
         axes.set_xlabel("relative RMSE")
         _legend(axes)
-    return _svg(figure)
+        return _svg(figure)
 
 
 def percentile_plot(report: Report) -> str | None:
@@ -129,7 +129,7 @@ def percentile_plot(report: Report) -> str | None:
         axes.set_xlabel("percentile of the tokens" + ("\n" + ", ".join(names) if len(texts) > 1 else ""))
         axes.set_ylabel("KL divergence, nats")
         _legend(axes)
-    return _svg(figure)
+        return _svg(figure)
 
 
 def perplexity_plot(report: Report) -> str | None:
@@ -157,7 +157,7 @@ def perplexity_plot(report: Report) -> str | None:
         axes.set_ylim(len(texts) - 0.5, -0.5)
         axes.set_xlabel("ln(perplexity / the reference's), in hundredths, with its standard error")
         _legend(axes)
-    return _svg(figure)
+        return _svg(figure)
 
 
 def _mean_kl(report: Report, file: str) -> float | None:
@@ -192,8 +192,6 @@ def _figure(name: str, width: float, height: float) -> Iterator[tuple[Figure, Ax
 
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
-        # The same report gives the same bytes; names differ from plot to plot, since all stand in one page.
-        "svg.hashsalt": name,
         "font.family": "sans-serif",
         "font.size": 9,
         "axes.edgecolor": _FAINT,
@@ -210,7 +208,7 @@ def _figure(name: str, width: float, height: float) -> Iterator[tuple[Figure, Ax
         "legend.frameon": False,
     }
     with mpl.rc_context(settings):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained", label=name)
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
@@ -224,28 +222,24 @@ def _legend(axes: Axes) -> None:
 
 
 def _svg(figure: Figure) -> str:
+    title = figure.get_label()
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     svg = text[text.index("<svg") :]
+    # Some names come from where objects lie in memory; and all plots of a page share one space of names.
+    for number, name in enumerate(dict.fromkeys(re.findall(r' id="([^"]+)"', svg))):
+        svg = re.sub(rf'(?<=["#]){re.escape(name)}(?=["\)])', f"{title}-{number}", svg)
     for stand_in, colour in _STYLE.items():
         svg = svg.replace(stand_in, colour)
     # The size is the page's to choose; the shape follows from the view box.
-    return re.sub(
-        r'(<svg[^>]*?) width="[^"]*"',
-        r'\1 class="plot"',
-        re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1),
-        count=1,
-    )
+    svg = re.sub(r' width="[^"]*"', ' class="plot"', svg, count=1)
+    return re.sub(r' height="[^"]*"', "", svg, count=1)
 
 
 _PLOTS: Sequence[tuple[str, str, Any]] = (
     ("Size against loss", "Lower and further left is better.", size_plot),
-    (
-        "KL divergence over the tokens",
-        "How far the worst tokens are from the reference, not only the mean.",
-        percentile_plot,
-    ),
+    ("KL divergence over the tokens", "How far the worst tokens are, and not only the mean.", percentile_plot),
     ("Perplexity by text", "One text understates a loss: each has its row.", perplexity_plot),
     ("Error of the weights by layer", "Root mean square error over the root mean square of the weights.", layer_plot),
     ("Error of the weights by kind of tensor", "The same, by what the tensor does.", kind_plot),
