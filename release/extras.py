@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ _OLLAMA_NAMES = {"repetition_penalty": "repeat_penalty"}
 _OUMI_SETTINGS = ("temperature", "top_p", "min_p")
 
 
-def extra_files(project: Project, material: Material, types: list[TypeFiles]) -> dict[str, bytes]:
+def extra_files(project: Project, material: Material, types: Sequence[TypeFiles]) -> dict[str, bytes]:
     """Name to content of each.
 
     Raises:
@@ -37,7 +37,7 @@ def extra_files(project: Project, material: Material, types: list[TypeFiles]) ->
     if licence is not None:
         files[LICENCE] = licence.read_bytes()
     if recipe.imatrix is not None:
-        files[_plain_name(recipe.imatrix)] = recipe.imatrix.read_bytes()
+        files[_matrix_name(recipe.imatrix, types)] = recipe.imatrix.read_bytes()
     recommended = next(one for one in types if one.type == recipe.recommended_type)
     if "ollama" in recipe.extras:
         if len(recommended.parts) == 1:
@@ -67,9 +67,14 @@ def _belongs_to(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve()) or path.resolve().parent == blobs
 
 
-def _plain_name(path: Path) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", path.name, re.ASCII):
-        raise UsageError(f"{path.name!r} is no name to publish", "rename it to letters, digits, dots and dashes")
+def _matrix_name(path: Path, types: Sequence[TypeFiles]) -> str:
+    """Its own name, which the files that were made with it mention."""
+    taken = {name for one in types for name in one.parts}
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*\.(gguf|dat)", path.name, re.ASCII) or path.name in taken:
+        raise UsageError(
+            f"the importance matrix cannot be published as {path.name!r}",
+            "rename it: letters, digits, dots and dashes, .gguf or .dat at the end, and no name of a model",
+        )
     return path.name
 
 

@@ -98,7 +98,14 @@ class Ledger:
             return False
         if not all((self.folder / name).is_file() for name in step.outputs) or record.inputs != step.digest():
             return False
-        return all(self._is(name, digest) for name, digest in record.outputs.items())
+        return self.is_intact(step.name)
+
+    def is_intact(self, name: str) -> bool:
+        """Whether the files of a step that was done, from whatever inputs, have the sums that they had."""
+        record = self._records.get(name)
+        if record is None or record.inputs is None:
+            return False
+        return all(self._is(file, digest) for file, digest in record.outputs.items())
 
     def begin(self, *steps: Step) -> None:
         """Write down that the files of these steps are about to be made; files that they no longer have go away.

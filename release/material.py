@@ -84,12 +84,12 @@ def open_material(project: Project) -> Material:
 
 
 def _locate(project: Project) -> tuple[Path, HubSource | None]:
-    from convert.hub.sources import download, parse_source
-
     said = project.recipe.source
     local = project.path.parent / Path(said).expanduser()
     if local.exists():
         return local, None
+    from convert.hub.sources import download, parse_source
+
     hub = parse_source(said)
     if hub is None:
         raise SourceError(f"source {said}: no such file or folder", "paths count from the recipe's folder")

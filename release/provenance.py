@@ -71,9 +71,9 @@ def _dependencies(project: Project, material: Material, ledger: Ledger) -> Itera
     for name, path in material.files.items():
         yield _file(ledger, f"source/{name}", path)
     optional = (("imatrix", recipe.imatrix), ("gates", recipe.gates), ("licence", recipe.licence_file))
-    for kind, path in optional:
-        if path is not None:
-            yield _file(ledger, f"{kind}/{path.name}", path)
+    for kind, file in optional:
+        if file is not None:
+            yield _file(ledger, f"{kind}/{file.name}", file)
     for text in recipe.texts:
         yield _file(ledger, f"text/{text.name}", text)
 
