@@ -76,7 +76,7 @@ def overview(work: Work) -> Overview:
     """Look at a release. Large files are read only if they changed since their sum was made."""
     items = tuple(_items(work))
     missing = [files for files, step in work.weights if not work.ledger.is_done(step)]
-    checked = not missing and work.ledger.is_done(work.validation)
+    checked = work.is_checked()
     folder = work.project.folder.absolute()
     existing = next(place for place in (folder, *folder.parents) if place.is_dir())
     return Overview(
@@ -99,8 +99,7 @@ def _items(work: Work) -> Iterator[Item]:
     done = work.ledger.is_done(content_step(EXTRAS, work.extras))
     for name, content in work.extras.items():
         yield Item(name, "build", None, len(content), done)
-    built = all(work.ledger.is_done(step) for _, step in work.weights)
-    checked = built and work.ledger.is_done(work.validation)
+    checked = work.is_checked()
     for name in (VALIDATION, PAGE):
         yield Item(name, "check", None, None, checked)
     sealed = checked and work.ledger.is_intact(DOCUMENTS)

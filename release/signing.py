@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from convert.errors import SourceError, UsageError
+from release.checking import MEASUREMENTS
 from release.files import STATE
 from release.ledger import LEDGER
 
@@ -27,7 +28,7 @@ def check_signing() -> None:
 
 
 def sign(folder: Path, private_key: Path) -> None:
-    """Sign everything in a release but the signature itself and the states of building and publishing.
+    """Sign everything in a release but the signature itself and what is not published.
 
     Args:
         private_key: an elliptic-curve key without a password, in PEM form.
@@ -40,7 +41,7 @@ def sign(folder: Path, private_key: Path) -> None:
     check_signing()
     from model_signing import hashing, signing
 
-    ignored = [folder / name for name in (SIGNATURE, LEDGER, STATE)]
+    ignored = [folder / name for name in (SIGNATURE, LEDGER, MEASUREMENTS, STATE)]
     hashed = hashing.Config().set_ignored_paths(paths=ignored)
     partial = folder / f"{SIGNATURE}.partial"
     partial.unlink(missing_ok=True)

@@ -6,12 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from convert.console import note
 from convert.errors import UsageError
-from release.checking import failed_gates, measure, read_validation, validation_step
+from release.checking import (
+    PAGE,
+    VALIDATION,
+    failed_gates,
+    judge,
+    measure,
+    measurement_step,
+    validation_files,
+    validation_text,
+)
 from release.documents import document_files
 from release.extras import extra_files
 from release.files import SUMS, FileDigest
@@ -22,7 +30,7 @@ from release.signing import SIGNATURE, check_signing, sign
 from release.weights import TypeFiles, plan_types, weights_step, write_weights
 
 EXTRAS = "extras"
-VALIDATION = "validation"
+VALIDATED = "validation"
 DOCUMENTS = "documents"
 SIGNED = "signature"
 
@@ -55,9 +63,9 @@ class Work:
         return extra_files(self.project, self.material, self.types)
 
     @cached_property
-    def validation(self) -> Step:
+    def measurements(self) -> Step:
         """The step that measures."""
-        return validation_step(self.project.recipe, self.material, self.types, self.ledger)
+        return measurement_step(self.project.recipe, self.material, self.types, self.ledger)
 
     @property
     def signature(self) -> Step | None:
@@ -68,35 +76,28 @@ class Work:
         files = (self.ledger.folder / SUMS, signing.private_key)
         return Step(SIGNED, (SIGNATURE,), lambda: {path.name: self.ledger.digest(path).sha256 for path in files})
 
-    def documents(self, accepted: str | None) -> dict[str, bytes]:
-        """Card, plot, provenance and sums, for a release that is measured."""
-        steps = [*(step for _, step in self.weights), content_step(EXTRAS, self.extras), self.validation]
-        measured = self.ledger.outputs(name for step in steps for name in step.outputs)
-        report = read_validation(self.ledger.folder)
-        return document_files(self.project, self.material, self.types, self.ledger, measured, report, accepted)
-
     def build(self) -> None:
         """Write the weights that are missing, in one read, and the small files.
 
         Raises:
             MconvError: see `write_weights` and `extra_files`.
         """
-        if self.project.recipe.sign:
+        if self.signature:
             check_signing()
-        names = [step.name for _, step in self.weights]
-        self.ledger.keep_only([*names, EXTRAS, VALIDATION, DOCUMENTS, *([SIGNED] if self.signature else [])])
+        optional = [SIGNED] if self.signature else []
+        weights = (step.name for _, step in self.weights)
+        self.ledger.keep_only([*weights, EXTRAS, self.measurements.name, VALIDATED, DOCUMENTS, *optional])
         missing = [(files, step) for files, step in self.weights if not self.ledger.is_done(step)]
         if missing:
             self._unseal()
-            imatrix = self.project.recipe.imatrix
-            write_weights(missing, self.material, self.ledger, imatrix, self.threads)
+            write_weights(missing, self.material, self.ledger, self.project.recipe.imatrix, self.threads)
         write_contents(self.ledger, EXTRAS, self.extras)
 
     def check(self, accepted: str | None) -> Mapping[str, Any]:
-        """Measure what was built, and finish the release with what came of it.
+        """Measure what was built, hold it to the gates, and finish the release with what came of it.
 
         Args:
-            accepted: why failed gates are not to stop the release.
+            accepted: why failed gates are not to stop the release; of no account where none fails.
 
         Returns:
             the content of validation.json.
@@ -106,31 +107,35 @@ class Work:
             MconvError: see `measure`.
         """
         self.require_built()
-        if not self.ledger.is_done(self.validation):
+        if not self.ledger.is_done(self.measurements):
             self._unseal()
-            measure(self.project.recipe, self.material, self.types, self.ledger, self.validation, self.threads)
-        report = read_validation(self.ledger.folder)
-        if accepted is not None and not failed_gates(report):
-            note("note: no gate fails: there is nothing to accept")
-            accepted = None
-        write_contents(self.ledger, DOCUMENTS, self.documents(accepted))
+            measure(self.project.recipe, self.material, self.types, self.ledger, self.measurements, self.threads)
+        report = judge(self.ledger.folder, self.project.recipe.gates)
+        write_contents(self.ledger, VALIDATED, validation_files(report))
+        write_contents(self.ledger, DOCUMENTS, self._documents(report, accepted))
         if self.signature and not self.ledger.is_done(self.signature):
-            check_signing()
-            self.ledger.begin(self.signature)
-            sign(self.ledger.folder, self._private_key)
-            self.ledger.finish(self.signature)
+            self._sign(self.signature)
         return report
+
+    def is_checked(self) -> bool:
+        """Whether everything is built and measured, and held to the gates of the recipe."""
+        if not all(self.ledger.is_done(step) for _, step in self.weights) or not self.ledger.is_done(self.measurements):
+            return False
+        report = judge(self.ledger.folder, self.project.recipe.gates)
+        path = self.ledger.folder / VALIDATION
+        return self.ledger.is_intact(VALIDATED) and path.read_bytes() == validation_text(report)
 
     def require_built(self) -> None:
         """Refuse to go on with what is not there, or not from this recipe.
 
         Raises:
-            UsageError: names the first type that is missing.
+            UsageError: names what is missing.
         """
-        missing = next((files for files, step in self.weights if not self.ledger.is_done(step)), None)
-        if missing is not None or not self.ledger.is_done(content_step(EXTRAS, self.extras)):
-            what = missing.type if missing else "a small file"
-            raise UsageError(f"{what} is not built, or not from this recipe", f"mrelease build {self.project.path}")
+        missing = [files.type for files, step in self.weights if not self.ledger.is_done(step)]
+        if not self.ledger.is_done(content_step(EXTRAS, self.extras)):
+            missing.append("the small files")
+        if missing:
+            raise UsageError(f"not built, or not from this recipe: {', '.join(missing)}", self._hint("build"))
 
     def require_checked(self) -> Mapping[str, Any]:
         """The same for what was measured.
@@ -142,30 +147,40 @@ class Work:
             UsageError: something is not built, or not measured since.
         """
         self.require_built()
-        if not self.ledger.is_done(self.validation):
-            raise UsageError("the release is not checked since it was built", f"mrelease check {self.project.path}")
-        return read_validation(self.ledger.folder)
+        if not self.is_checked():
+            raise UsageError("the release is not checked since it was built", self._hint("check"))
+        return judge(self.ledger.folder, self.project.recipe.gates)
 
     def files(self, accepted: str | None) -> dict[str, FileDigest]:
         """Size and sum of every file of a release that is finished.
 
         Raises:
-            UsageError: see `require_checked`, or the card is not of these numbers.
+            UsageError: it is not, or was finished with another reason to accept failed gates.
         """
-        self.require_checked()
-        steps = [content_step(EXTRAS, self.extras), self.validation, content_step(DOCUMENTS, self.documents(accepted))]
-        steps += [self.signature] if self.signature else []
+        documents = self._documents(self.require_checked(), accepted)
+        steps = [content_step(DOCUMENTS, documents), *([self.signature] if self.signature else [])]
         if not all(map(self.ledger.is_done, steps)):
-            raise UsageError("the release is not finished", f"mrelease check {self.project.path}")
-        steps += [step for _, step in self.weights]
-        return self.ledger.outputs(name for step in steps for name in step.outputs)
+            raise UsageError("the release is not finished", self._hint("check"))
+        return self._measured() | self.ledger.outputs(name for step in steps for name in step.outputs)
 
-    @property
-    def _private_key(self) -> Path:
+    def _documents(self, report: Mapping[str, Any], accepted: str | None) -> dict[str, bytes]:
+        reason = accepted if failed_gates(report) else None
+        return document_files(self.project, self.material, self.types, self.ledger, self._measured(), report, reason)
+
+    def _measured(self) -> dict[str, FileDigest]:
+        """The files that the card, the provenance and the sums speak of."""
+        weights = [name for files in self.types for name in files.parts]
+        return self.ledger.outputs([*weights, *self.extras, VALIDATION, PAGE])
+
+    def _sign(self, step: Step) -> None:
         signing = self.project.recipe.sign
-        if signing is None:
-            raise ValueError("nothing is to be signed")
-        return signing.private_key
+        if signing is not None:
+            self.ledger.begin(step)
+            sign(self.ledger.folder, signing.private_key)
+            self.ledger.finish(step)
+
+    def _hint(self, command: str) -> str:
+        return f"run: mrelease {command} {self.project.path}"
 
     def _unseal(self) -> None:
         """Take away what says of the old files that they are whole."""

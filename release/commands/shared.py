@@ -79,7 +79,7 @@ def report_overview(found: Overview, as_json: bool) -> None:
     )
     click.echo(
         f"\ndisk: {format_bytes(found.needed)} needed, {format_bytes(found.free)} free\n"
-        f"time: about {_duration(found.build_seconds)} to build, {_duration(found.check_seconds)} to check"
+        f"time: {_duration(found.build_seconds)} to build, {_duration(found.check_seconds)} to check"
     )
 
 
@@ -117,7 +117,7 @@ def fail_on_gates(report: Mapping[str, Any], accepted: str | None) -> None:
 
 def _duration(seconds: float) -> str:
     """A time as people say it: what is estimated has no seconds."""
-    if seconds < 60:
-        return "nothing" if seconds == 0 else "a minute"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    if seconds == 0:
+        return "none"
+    minutes = max(1, round(seconds / 60))
+    return f"about {minutes} min" if minutes < 60 else f"about {minutes // 60} h {minutes % 60} min"
