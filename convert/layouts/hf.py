@@ -20,7 +20,7 @@ from convert.tensors import FLOAT_DTYPES, FileTensor
 from convert.tokenizer import Vocabulary, read_vocabulary
 
 _INDEX = "model.safetensors.index.json"
-_COMPANIONS = (
+COMPANIONS = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "*.model.v*", "tekken.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "chat_template.jinja", "chat_template.json",
@@ -66,7 +66,7 @@ def open_hf(folder: Path) -> Checkpoint:
 
 def companions(folder: Path) -> list[Path]:
     """The configuration and the tokenizer of a Hugging Face folder: what goes along with the weights elsewhere."""
-    return sorted(path for pattern in _COMPANIONS for path in folder.glob(pattern) if path.is_file())
+    return sorted(path for pattern in COMPANIONS for path in folder.glob(pattern) if path.is_file())
 
 
 def architecture(config: Mapping[str, Any]) -> str:
