@@ -1,0 +1,1 @@
+"""The commands of mrelease: one file each."""
