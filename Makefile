@@ -24,6 +24,7 @@ lint: $(VENV)/.development
 bench: $(LLAMA_CPP)/.source
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/directions.py
 
 # llama-perplexity is built from the same source, which takes some minutes.
 bench-perplexity: $(LLAMA_CPP)/.source build/peers/bin/llama-perplexity

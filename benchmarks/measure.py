@@ -35,7 +35,7 @@ def run(arguments: Sequence[object]) -> Cost:
     """Run a command to its end.
 
     Raises:
-        SystemExit: it failed; its output is printed.
+        RuntimeError: it failed; says what it printed.
     """
     started = time.monotonic()
     with subprocess.Popen(list(map(str, arguments)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
@@ -43,7 +43,7 @@ def run(arguments: Sequence[object]) -> Cost:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{arguments[0]} failed:\n{output.decode(errors='replace')}")
+        raise RuntimeError(f"{arguments[0]} failed:\n{output.decode(errors='replace')}")
     return Cost(time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 

@@ -25,6 +25,9 @@ class Checkpoint:
         tensors: canonical (Hugging Face) name to tensor; what the family drops is gone.
         vocabulary: reads the tokenizer, which takes longer than all the rest of opening.
         files: what it is read from, and so must not be written.
+        companions: reads what lies beside the weights, by file name: configuration, generation settings, tokenizer,
+            chat templates. Empty where the layout has no such files.
+        float32_by_layout: the layout has vectors and routers in F32 whatever the model's own type, as GGUF does.
         provenance: `general.*` and `mconv.*` metadata that is known of it.
         notes: what a user should know, such as what was left out.
     """
@@ -34,5 +37,7 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     vocabulary: Callable[[], Vocabulary]
     files: tuple[Path, ...]
+    companions: Callable[[], Mapping[str, bytes]] = dict
+    float32_by_layout: bool = False
     provenance: Metadata = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -95,9 +95,14 @@ def note(text: str) -> None:
 
 
 def emit_json(members: dict[str, Any]) -> None:
-    """Print one JSON object on stdout, `schema_version` first; numbers that JSON lacks become null."""
+    """Print one JSON object on stdout, see `json_text`."""
+    click.echo(json_text(members))
+
+
+def json_text(members: dict[str, Any]) -> str:
+    """One JSON object as text, `schema_version` first; numbers that JSON lacks become null."""
     data = {"schema_version": SCHEMA_VERSION, **members}
-    click.echo(json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False))
+    return json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def emit_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -4,12 +4,14 @@ touched."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from convert.errors import QuantizationError, SourceError
 from convert.families.table import Target
-from convert.tensors import FLOAT_DTYPES
+from convert.rearrange import Rows
+from convert.tensors import FLOAT_DTYPES, Tensor
 from convert.types import BlockType
 
 _BF16_EXPONENT = np.uint16(0x7F80)
@@ -44,6 +46,51 @@ def encode_floats(
                 "choose f32 or bf16 for the matrices",
             )
     return encoded
+
+
+@dataclass(frozen=True)
+class ConvertedTensor:
+    """A tensor in another float type than it is stored in: blocks decoded, floats widened or rounded.
+
+    Attributes:
+        source: the tensor as it is stored.
+        kind: F32, F16 or BF16.
+    """
+
+    source: Tensor
+    kind: BlockType
+
+    @property
+    def name(self) -> str:
+        """The source's name."""
+        return self.source.name
+
+    @property
+    def dtype(self) -> str:
+        """F32, F16 or BF16."""
+        return self.kind.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The source's shape."""
+        return self.source.shape
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The source's place."""
+        return self.source.position
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) in the type: (stop - start, row length).
+
+        Raises:
+            SourceError, QuantizationError: see `check_finite` and `encode_floats`.
+        """
+        target = Target(self.name, self.shape, Rows((self.source,)))
+        rows = self.source.read(start, stop)
+        if rows.dtype != np.uint8:
+            check_finite(target, rows, start)
+        return encode_floats(target, (self.kind,), rows, start)[self.kind].view(FLOAT_DTYPES[self.kind.name])
 
 
 def encode(kind: BlockType, rows: np.ndarray) -> np.ndarray:
@@ -85,17 +132,18 @@ def decode(kind: BlockType, blocks: np.ndarray) -> np.ndarray:
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
 
+    refused = QuantizationError(
+        f"{kind.name} cannot be decoded", "start from a file of another type, or from the original checkpoint"
+    )
     number = GGMLQuantizationType.__members__.get(kind.name)
+    if number is None:
+        raise refused
     try:
-        if number is None:
-            raise NotImplementedError
         # A damaged block may hold a scale that is infinite: the caller looks for those.
         with np.errstate(all="ignore"):
             return np.ascontiguousarray(dequantize(blocks, number), dtype=np.float32)
     except NotImplementedError as error:
-        raise QuantizationError(
-            f"{kind.name} cannot be decoded", "start from a file of another type, or from the original checkpoint"
-        ) from error
+        raise refused from error
 
 
 def check_finite(target: Target, rows: np.ndarray, first_row: int) -> None:

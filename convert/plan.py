@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from convert.families.table import Target
 from convert.layouts.gguf_file import DEFAULT_ALIGNMENT, TensorInfo, encode_header, padded
@@ -17,13 +17,33 @@ from convert.metadata import Metadata
 from convert.types import BlockType
 
 
+class Envelope(Protocol):
+    """Bytes around a tensor's data that depend on the data, such as the records of a zip with its checksum."""
+
+    @property
+    def before(self) -> int:
+        """How many stand right before the data."""
+
+    @property
+    def after(self) -> int:
+        """How many stand right after it."""
+
+    def seal(self, checksum: int) -> tuple[bytes, bytes]:
+        """Both, given the CRC-32 of the data."""
+
+
 @dataclass(frozen=True)
 class PlannedTensor:
-    """One tensor of the output: what it is, the type it gets, and where in the file its data starts."""
+    """One tensor of the output: what it is, the type it gets, and where in the file its data starts.
+
+    Attributes:
+        envelope: what surrounds the data; None where the format has only headers.
+    """
 
     target: Target
     type: BlockType
     offset: int
+    envelope: Envelope | None = None
 
     @property
     def info(self) -> TensorInfo:

@@ -24,13 +24,14 @@ from convert.tensors import Tensor
 _REVISION = re.compile(r"[0-9a-f]{40}")
 _SIZE = re.compile(r"(\d+x)?\d+(\.\d+)?[KMBT]", re.IGNORECASE)
 _VERSION = re.compile(r"v\d+(\.\d+)*|\d{4}", re.IGNORECASE)
-_SAMPLING = {
+SAMPLING = {
     "temperature": ("temp", float32),
     "top_k": ("top_k", lambda count: Value(ValueType.INT32, int(count))),
     "top_p": ("top_p", float32),
     "min_p": ("min_p", float32),
     "repetition_penalty": ("penalty_repeat", float32),
 }
+"""Member of generation_config.json to the rest of its key under `general.sampling.`, and the value it is stored as."""
 
 
 def read_provenance(folder: Path, config: Mapping[str, Any], tensors: Iterable[Tensor], spec: ModelSpec) -> Metadata:
@@ -170,7 +171,7 @@ def _sampling(folder: Path) -> Metadata:
     generation = read_object_if_any(folder / "generation_config.json")
     return {
         f"general.sampling.{key}": make(generation[member])
-        for member, (key, make) in _SAMPLING.items()
+        for member, (key, make) in SAMPLING.items()
         if isinstance(generation.get(member), (int, float)) and math.isfinite(generation[member])
     }
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from convert.tensors import Tensor, row_count
 
-Index = np.ndarray | None
-"""Source row of each target row (int64), or None for the identity."""
+Index = np.ndarray | range | None
+"""Source row of each target row (int64, or a range where they follow each other), or None for the identity."""
 
 # Two wanted rows this close are read in one go: a seek costs more than the bytes between them.
 _READ_THROUGH_ROWS = 256
@@ -60,7 +60,7 @@ class Rows:
 
     Attributes:
         sources: tensors of one dtype and one row length, in the order of their concatenation (stacked experts, say).
-        index: source row of each target row, or None for the concatenation as it stands.
+        index: source row of each target row (a range has no steps), or None for the concatenation as it stands.
     """
 
     sources: tuple[Tensor, ...]
@@ -81,6 +81,8 @@ class Rows:
         if self.index is None:
             return self._span(start, stop)
         wanted = self.index[start:stop]
+        if isinstance(wanted, range):
+            return self._span(wanted.start, wanted.stop)
         first, last = int(wanted.min()), int(wanted.max()) + 1
         if last - first <= len(wanted) + _READ_THROUGH_ROWS:
             return self._span(first, last)[wanted - first]
@@ -89,6 +91,10 @@ class Rows:
         cuts = np.flatnonzero(np.diff(ascending) > _READ_THROUGH_ROWS) + 1
         runs = [self._span(int(run[0]), int(run[-1]) + 1)[run - run[0]] for run in np.split(ascending, cuts)]
         return np.concatenate(runs)[invert(order)]
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Target rows [start, stop) alone."""
+        return Rows(self.sources, (range(self.count) if self.index is None else self.index)[start:stop])
 
     def locate(self, row: int) -> tuple[Tensor, int]:
         """The source of a target row, and its row there."""

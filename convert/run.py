@@ -12,6 +12,7 @@ import os
 import shutil
 import stat
 import threading
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -26,6 +27,7 @@ from convert.encodings import check_finite
 from convert.errors import DiskError, UsageError
 from convert.families.table import Target
 from convert.plan import Plan, PlannedTensor
+from convert.tensors import row_length
 from convert.types import BlockType
 
 # Weights in a chunk: large enough that a call's overhead vanishes, small enough that every core has work to the end and
@@ -66,8 +68,13 @@ class _Job:
 
     @property
     def size(self) -> int:
-        """Bytes that the job writes."""
+        """Bytes of tensor data that the job writes."""
         return sum((self.stop - self.start) * tensor.row_bytes for _, tensor in self.destinations)
+
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        """The row range in steps of at most a chunk."""
+        step = _step(self.target)
+        return ((start, min(start + step, self.stop)) for start in range(self.start, self.stop, step))
 
 
 def check_outputs(outputs: Sequence[Output], inputs: Iterable[Path], *, overwrite: bool) -> None:
@@ -174,13 +181,20 @@ def _jobs(plans: Sequence[Plan]) -> Iterator[_Job]:
             destinations_of.setdefault(tensor.target.name, []).append((place, tensor))
     for destinations in destinations_of.values():
         target = destinations[0][1].target
+        if any(tensor.envelope for _, tensor in destinations):
+            # A checksum needs all of the data, in its order.
+            yield _Job(target, 0, target.rows.count, tuple(destinations))
+            continue
         # A stack of experts is cut at its experts: each has importance weights of its own.
         matrix_rows = target.shape[-2] if len(target.shape) > 2 else target.rows.count
-        width = target.shape[-1] if len(target.shape) > 1 else 1
-        step = max(1, CHUNK_WEIGHTS // width)
+        step = _step(target)
         for matrix in range(0, target.rows.count, matrix_rows):
             for start in range(matrix, matrix + matrix_rows, step):
                 yield _Job(target, start, min(start + step, matrix + matrix_rows), tuple(destinations))
+
+
+def _step(target: Target) -> int:
+    return max(1, CHUNK_WEIGHTS // row_length(target.shape))
 
 
 class _Worker:
@@ -197,20 +211,34 @@ class _Worker:
         self._stopped.set()
 
     def __call__(self, job: _Job) -> int:
-        """Read, check, encode and write one row range; returns the bytes written."""
-        if self._stopped.is_set():
-            return 0
-        rows = job.target.rows.read(job.start, job.stop)
-        if rows.dtype != np.uint8:
-            check_finite(job.target, rows, job.start)
+        """Read, check, encode and write one row range; returns the bytes of data written."""
         # Outputs that agree on the type of this tensor share its blocks.
         kinds = {tensor.type for _, tensor in job.destinations}
-        encoded = self._encode(job.target, kinds, rows, job.start)
-        for place, tensor in job.destinations:
-            blocks = encoded[tensor.type]
-            offset = self._starts[place] + tensor.offset + job.start * tensor.row_bytes
-            _write(self._handles[place], blocks.data.cast("B"), offset)
+        checksums = [0] * len(job.destinations)
+        for start, stop in job.pieces():
+            if self._stopped.is_set():
+                return 0
+            rows = job.target.rows.read(start, stop)
+            if rows.dtype != np.uint8:
+                check_finite(job.target, rows, start)
+            encoded = self._encode(job.target, kinds, rows, start)
+            for number, (place, tensor) in enumerate(job.destinations):
+                data = encoded[tensor.type].data.cast("B")
+                _write(self._handles[place], data, self._offset(place, tensor) + start * tensor.row_bytes)
+                if tensor.envelope:
+                    checksums[number] = zlib.crc32(data, checksums[number])
+        for (place, tensor), checksum in zip(job.destinations, checksums, strict=True):
+            if tensor.envelope:
+                self._seal(place, tensor, tensor.envelope.seal(checksum))
         return job.size
+
+    def _seal(self, place: int, tensor: PlannedTensor, around: tuple[bytes, bytes]) -> None:
+        begin = self._offset(place, tensor)
+        _write(self._handles[place], memoryview(around[0]), begin - len(around[0]))
+        _write(self._handles[place], memoryview(around[1]), begin + tensor.info.size)
+
+    def _offset(self, place: int, tensor: PlannedTensor) -> int:
+        return self._starts[place] + tensor.offset
 
 
 def _run_jobs(jobs: Sequence[_Job], worker: _Worker, threads: int, advance: Callable[[int], object]) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 
 from convert.checkpoint import Checkpoint
 from convert.provenance import size_label
-from convert.tensors import Tensor
+from convert.tensors import stored_bytes
 from convert.tokenizer import TokenType, Vocabulary
-from convert.types import BlockType
 
 _NOT_SHOWN = frozenset({"family", "gguf_architecture", "rope"})
 
@@ -35,18 +34,13 @@ def summarize(layout: str, checkpoint: Checkpoint) -> dict[str, Any]:
         "name": str(name.content) if name else None,
         "size_label": size_label(tensors.values(), spec),
         "parameters": sum(math.prod(tensor.shape) for tensor in tensors.values()),
-        "bytes": sum(map(_size, tensors.values())),
+        "bytes": sum(map(stored_bytes, tensors.values())),
         "tensors": len(tensors),
         "types": dict(sorted(types.items(), key=lambda item: (-item[1], item[0]))),
         "shape": shape,
         "rope": {key: value for key, value in asdict(spec.rope).items() if value is not None},
         "vocabulary": _vocabulary(checkpoint.vocabulary()),
     }
-
-
-def _size(tensor: Tensor) -> int:
-    kind = BlockType[tensor.dtype]
-    return math.prod(tensor.shape) // kind.block_weights * kind.block_bytes
 
 
 def _vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from convert.errors import SourceError
+from convert.types import BlockType
 
 FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
@@ -51,6 +52,12 @@ def row_count(shape: tuple[int, ...]) -> int:
 def row_length(shape: tuple[int, ...]) -> int:
     """Number of values in each row of a tensor of this shape."""
     return shape[-1] if len(shape) > 1 else 1
+
+
+def stored_bytes(tensor: Tensor) -> int:
+    """Bytes of all rows as stored."""
+    kind = BlockType[tensor.dtype]
+    return math.prod(tensor.shape) // kind.block_weights * kind.block_bytes
 
 
 class SourceFile:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 import convert
-from convert.cli import (
-    describe,
+from convert.console import emit_json, emit_table, format_bytes, note, run_command
+from convert.errors import DiskError, UsageError
+from convert.options import (
     dry_run_option,
     hf_config_option,
     json_option,
@@ -17,8 +18,7 @@ from convert.cli import (
     path_type,
     threads_option,
 )
-from convert.console import emit_json, emit_table, format_bytes, note, run_command
-from convert.errors import DiskError, UsageError
+from convert.output import describe
 
 if TYPE_CHECKING:
     from convert.run import Output

@@ -13,8 +13,9 @@ from convert.errors import FormatError, MappingError
 from convert.families.table import Target
 from convert.layouts import open_checkpoint
 from convert.layouts.gguf import model_metadata, model_targets, not_carried, stays_float32
-from convert.layouts.gguf_file import DEFAULT_ALIGNMENT, read_gguf
-from convert.metadata import Metadata, uint32
+from convert.layouts.gguf_file import DEFAULT_ALIGNMENT
+from convert.layouts.gguf_split import read_gguf_model
+from convert.metadata import Metadata
 from convert.provenance import folder_name
 from convert.rearrange import Rows
 from convert.types import BlockType
@@ -24,6 +25,7 @@ from quantize.mixture import ModelFacts
 
 # The rules of the mixtures are known for these alone.
 _ARCHITECTURES = ("llama", "mistral3")
+_PART_SUFFIX = re.compile(r"-\d{5}-of-\d{5}$")
 # The type in the name of the source gives way to the new one.
 _TYPE_SUFFIX = re.compile(rf"[-._]({'|'.join(FileType.__members__)}|FP16|FP32)$", re.IGNORECASE)
 
@@ -54,13 +56,15 @@ class Source:
 
 
 def open_source(path: Path, hf_config: Path | None = None) -> Source:
-    """Open a Hugging Face folder, a Megatron-Core checkpoint or a GGUF file; no weight is read.
+    """Open a Hugging Face folder, a Megatron-Core checkpoint, a GGUF file or the first part of a split one.
+
+    No weight is read.
 
     Args:
         hf_config: see `open_megatron`; nothing else has use for it.
 
     Raises:
-        SourceError, FormatError, MappingError, UsageError: see `open_checkpoint` and `read_gguf`.
+        SourceError, FormatError, MappingError, UsageError: see `open_checkpoint` and `read_gguf_model`.
     """
     if hf_config is None and (path.is_file() or path.suffix == ".gguf"):
         return _open_gguf(path)
@@ -86,24 +90,18 @@ def _open_checkpoint(path: Path, checkpoint: Checkpoint) -> Source:
 
 
 def _open_gguf(path: Path) -> Source:
-    file = read_gguf(path)
-    if file.metadata.get("split.count", uint32(1)).content not in (0, 1):
-        raise FormatError(
-            f"{path.name} is one part of a split model", "merge the parts first with llama-gguf-split --merge"
-        )
+    file = read_gguf_model(path)
     if not file.tensors:
         raise FormatError(f"{path.name} has no tensors", "give a whole model, not a vocabulary")
-    # Where a shard ended has no meaning in the quantized file.
-    metadata = {key: value for key, value in file.metadata.items() if not key.startswith("split.")}
     targets = {tensor.name: Target(tensor.name, tensor.shape, Rows((tensor,))) for tensor in file.tensors}
     return Source(
-        stem=_TYPE_SUFFIX.sub("", path.stem),
+        stem=_TYPE_SUFFIX.sub("", _PART_SUFFIX.sub("", path.stem)),
         targets=targets,
         tensors=[_tensor(target, BlockType[target.rows.dtype]) for target in targets.values()],
-        metadata=metadata,
-        model=_facts(path, metadata),
+        metadata=file.metadata,
+        model=_facts(path, file.metadata),
         alignment=file.alignment,
-        files=(path,),
+        files=(path, *{tensor.file.path for tensor in file.tensors}),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -106,16 +105,6 @@ def digest_file(path: Path, advance: Callable[[int], object] = lambda _: None) -
 def git_blob_id(content: bytes) -> str:
     """The name that git has for a content: the SHA-1 of `blob SIZE`, a zero byte and the content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it has its name only when it is whole and on disk."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from convert.documents import read_object
 from convert.errors import FormatError, PublishError
-from release.files import write_whole
+from convert.folder import write_files
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class PublishState:
 
     def save(self, path: Path) -> None:
         """Write it whole or not at all."""
-        write_whole(path, (json.dumps({"schema_version": 1, **asdict(self)}, indent=2) + "\n").encode())
+        write_files(
+            path.parent, {path.name: (json.dumps({"schema_version": 1, **asdict(self)}, indent=2) + "\n").encode()}
+        )
 
 
 @contextmanager

@@ -11,22 +11,24 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 
-def run_ranks(tensor: int = 1, pipeline: int = 1, expert: int = 1, **job: Any) -> None:
-    """Start the ranks of one job and wait for them.
+def run_ranks(*jobs: dict[str, Any]) -> None:
+    """Start the ranks of jobs that take as many of them, and wait until they did one job after the other.
 
     Args:
-        tensor, pipeline, expert: sizes of the parallel groups.
-        job: `config` (a Hugging Face config as a dict), and what to do with the model, in this order: `load` (folder),
-            `tokens` (list of ids) with `logits` (a .npy file), `save` (an empty folder). Also `padded_vocab`: rows of
+        jobs: `tensor`, `pipeline`, `expert` (sizes of the parallel groups, one unless told), `config` (a Hugging Face
+            config as a dict), and what to do with the model, in this order: `load` (folder),
+            `tokens` (list of ids) with `logits` (a .npy file), `save` (an empty folder), `save_ranks` (a folder for
+            the legacy format, one file a rank). Also `padded_vocab`: rows of
             the embedding; `sharding`: what decides on the keys that are saved.
     """
-    world = max(tensor, expert) * pipeline
-    job |= {"tensor": tensor, "pipeline": pipeline, "expert": expert}
+    jobs = tuple({"tensor": 1, "pipeline": 1, "expert": 1, **job} for job in jobs)
+    (world,) = {max(job["tensor"], job["expert"]) * job["pipeline"] for job in jobs}
     with tempfile.TemporaryDirectory() as folder:
-        text = json.dumps({**job, "store": f"file://{folder}/store"}, default=str)
+        text = json.dumps({"jobs": jobs, "store": f"file://{folder}/store"}, default=str)
         environment = {**os.environ, "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         ranks = [
             subprocess.Popen(
@@ -149,15 +151,62 @@ def _logits(model: Any, job: dict[str, Any]) -> None:
         np.save(job["logits"], torch.cat(parts, -1)[0].float().numpy())
 
 
-def _work(job: dict[str, Any]) -> None:
-    _prepare_cpu()
+def _save_rank(model: Any, job: dict[str, Any]) -> None:
+    """What Megatron-LM's `--ckpt-format torch` writes (its training loop is not part of the megatron-core package)."""
+    import argparse
+
     import torch
+    from megatron.core import parallel_state
+    from megatron.core.transformer.enums import AttnBackend
+
+    tensor, pipeline = (
+        parallel_state.get_tensor_model_parallel_rank(),
+        parallel_state.get_pipeline_model_parallel_rank(),
+    )
+    expert = parallel_state.get_expert_model_parallel_rank()
+    name = f"mp_rank_{tensor:02d}"
+    name += f"_{pipeline:03d}" * (job["pipeline"] > 1) + f"_{expert:03d}" * (job["expert"] > 1)
+    arguments = argparse.Namespace(
+        tensor_model_parallel_size=job["tensor"],
+        pipeline_model_parallel_size=job["pipeline"],
+        expert_model_parallel_size=job["expert"],
+        num_layers=job["config"]["num_hidden_layers"],
+        attention_backend=AttnBackend.auto,
+    )
+    folder = Path(job["save_ranks"], name)
+    folder.mkdir(parents=True)
+    torch.save(
+        {
+            "args": arguments,
+            "checkpoint_version": 3.0,
+            "iteration": 7,
+            "model": model.state_dict(),
+            "optimizer": {"step": 7, "exp_avg": [torch.zeros(8)]},
+            "rng_state": [{"torch_rng_state": torch.get_rng_state()}],
+        },
+        folder / "model_optim_rng.pt",
+    )
+
+
+def _work(store: str, jobs: list[dict[str, Any]]) -> None:
+    _prepare_cpu()
     import torch.distributed as dist
-    from megatron.core import dist_checkpointing, parallel_state
+    from megatron.core import parallel_state
 
     dist.init_process_group(
-        "gloo", init_method=job["store"], rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"])
+        "gloo", init_method=store, rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"])
     )
+    for job in jobs:
+        _do(job)
+        dist.barrier()
+        parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
+
+
+def _do(job: dict[str, Any]) -> None:
+    import torch
+    from megatron.core import dist_checkpointing, parallel_state
+
     parallel_state.initialize_model_parallel(
         job["tensor"], job["pipeline"], expert_model_parallel_size=job["expert"], expert_tensor_parallel_size=1
     )
@@ -171,9 +220,9 @@ def _work(job: dict[str, Any]) -> None:
     if "save" in job:
         state = model.sharded_state_dict(metadata=job.get("sharding"))
         dist_checkpointing.save({"model": state, "checkpoint_version": 3.0}, job["save"])
-    dist.barrier()
-    dist.destroy_process_group()
+    if "save_ranks" in job:
+        _save_rank(model, job)
 
 
 if __name__ == "__main__":
-    _work(json.loads(sys.argv[1]))
+    _work(**json.loads(sys.argv[1]))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 import tiny_gguf
 from conftest import Result
@@ -18,8 +19,9 @@ from convert.errors import FormatError, UsageError
 from validate.chat import render_chat
 from validate.cli import cli
 from validate.flags import find_flags, loop_period
-from validate.generation import Generation, generate
+from validate.generation import Agreement, Generation, generate
 from validate.runtime import Runtime
+from validate.sampling import SamplingSettings, sampler
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}[INST]{{ m['content'] }}[/INST]{% endfor %}"
 USER = [{"role": "user", "content": "hi"}]
@@ -234,3 +236,60 @@ def test_the_error_of_a_bad_file(command: Callable[..., Result], tmp_path: Path)
     result = command(cli, "generate", path, "--prompt", "hi", "--json")
     assert (result.code, result.out) == (3, "")
     assert "past the end of the file" in result.err
+
+
+LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.3, 0.15], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        (SamplingSettings(), {0: 0.1, 1: 0.4, 2: 0.05, 3: 0.3, 4: 0.15}),
+        (SamplingSettings(top_k=2), {1: 4 / 7, 3: 3 / 7}),
+        (SamplingSettings(top_p=0.75), {1: 0.4 / 0.85, 3: 0.3 / 0.85, 4: 0.15 / 0.85}),
+        (SamplingSettings(min_p=0.5), {1: 4 / 7, 3: 3 / 7}),
+        (SamplingSettings(temperature=0.5, top_k=3), {1: 0.16 / 0.2725, 3: 0.09 / 0.2725, 4: 0.0225 / 0.2725}),
+        (SamplingSettings(temperature=0.0), {1: 1.0}),
+    ],
+    ids=["all", "top k", "top p", "min p", "temperature", "none"],
+)
+def test_tokens_are_drawn_with_their_probabilities(settings: SamplingSettings, kept: dict[int, float]) -> None:
+    choose = sampler(settings, seed=5)
+    draws = np.bincount([choose(LOGITS) for _ in range(8000)], minlength=5) / 8000
+    for token in range(5):
+        assert draws[token] == pytest.approx(kept.get(token, 0.0), abs=0.02 if token in kept else 0)
+
+
+def test_a_seed_draws_the_same_again() -> None:
+    first, second, other = (sampler(SamplingSettings(), seed) for seed in (3, 3, 4))
+    drawn = [[choose(LOGITS) for _ in range(50)] for choose in (first, second, other)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_drawn_answers_follow_what_the_file_recommends(tmp_path: Path) -> None:
+    path = tiny_gguf.write_script(tmp_path / "m.gguf", script(byte("i"), byte("!"), byte("?")))
+    with Runtime(path, threads=1) as runtime:
+        assert [made.sampling for made in generate(runtime, "hi", 5, samples=2)] == [None]
+    recommend = {"general.sampling.temp": 0.7, "general.sampling.top_p": 0.95, "general.sampling.top_k": 40}
+    path = tiny_gguf.write_script(tmp_path / "r.gguf", script(byte("i"), byte("!"), byte("?")), metadata=recommend)
+    with Runtime(path, threads=1) as runtime:
+        greedy, *drawn = generate(runtime, "hi", 5, samples=2)
+    assert (greedy.sampling, greedy.seed) == (None, None)
+    assert [made.seed for made in drawn] == [0, 1]
+    assert drawn[0].sampling is not None
+    assert drawn[0].sampling.to_json() == pytest.approx({"temperature": 0.7, "top_p": 0.95, "top_k": 40})
+    # The script leaves no doubt, so drawing changes nothing.
+    assert {made.text for made in (greedy, *drawn)} == {"!?"}
+
+
+def test_a_reference_agrees_up_to_the_first_token_that_differs(tmp_path: Path) -> None:
+    path = tiny_gguf.write_script(tmp_path / "m.gguf", script(byte("i"), byte("a"), byte("b"), byte("c")))
+    other = tiny_gguf.write_script(tmp_path / "o.gguf", script(byte("i"), byte("a"), byte("b"), byte("x")))
+    with Runtime(path, threads=1) as runtime, Runtime(other, threads=1) as reference:
+        (same,) = generate(runtime, "hi", 10, reference=runtime)
+        (parted,) = generate(runtime, "hi", 10, reference=reference)
+    assert same.text == "abc"
+    # The token that ends the answer counts too.
+    assert same.agreement == Agreement(str(path), 4, 4)
+    assert parted.agreement == Agreement(str(other), 2, 4)
+    assert same.seconds_to_first_token is not None

@@ -25,6 +25,7 @@ from checkpoints_tokenizers import (
     write_vocabulary,
 )
 from gguf_compare import assert_same_tensors, differing_keys
+from gguf_parts import write_parts
 from safetensors import safe_open
 
 from convert.cli import cli
@@ -189,25 +190,6 @@ def test_dtype_auto_is_the_16_bit_type_of_the_file(models, there, back) -> None:
         found = back(there(models("tied"), "--outtype", outtype, "--overwrite"), name=outtype)
         assert {tensor.dtype for tensor in stored(found).values()} == {dtype}
         assert transformers.AutoConfig.from_pretrained(found).dtype == dtype
-
-
-def write_parts(file: Path, folder: Path, per_part: int) -> Path:
-    """The file cut into parts by gguf-py, with the `split.*` keys that llama-gguf-split writes; gives the first."""
-    folder.mkdir()
-    reader = gguf.GGUFReader(file)
-    writer = gguf.GGUFWriter(folder / "model.gguf", "llama", split_max_tensors=per_part)
-    for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name == "general.architecture":
-            continue
-        kind, *items = field.types
-        writer.add_key_value(field.name, field.contents(), kind, items[-1] if items else None)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return min(folder.glob("*.gguf"))
 
 
 def test_a_split_model_is_read_as_one(tmp_path: Path, models, there, back, command) -> None:  # type: ignore[no-untyped-def]

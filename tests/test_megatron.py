@@ -35,6 +35,7 @@ def convert(command, tmp_path: Path) -> Convert:  # type: ignore[no-untyped-def]
     """Run one of mconv's commands, and return what it wrote."""
 
     def run(name: str, source: Path, out: str, *options: object) -> Path:
+        (tmp_path / out).parent.mkdir(exist_ok=True)
         result = command(cli, name, source, tmp_path / out, *options)
         assert result.code == 0, result.err
         return tmp_path / out
@@ -48,7 +49,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("float32")
     dense = transformers.MistralConfig(**SMALL, sliding_window=None, rope_theta=1e6)
     tied = transformers.LlamaConfig(**{**SMALL, "num_hidden_layers": 2}, tie_word_embeddings=True)
-    mixture = transformers.MixtralConfig(**{**SMALL, "num_hidden_layers": 2}, num_local_experts=4)
+    mixture = transformers.MixtralConfig(**{**SMALL, "num_hidden_layers": 2}, num_local_experts=8)
     configs = {"dense": dense, "tied": tied, "mixture": mixture}
     return {
         name: checkpoints.save(folder / name, config, dtype=torch.float32, max_shard_size="20MB")
@@ -120,28 +121,42 @@ def test_it_quantizes_in_one_read(dense: Path, convert: Convert, command, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "layout"),
+    "layouts",
     [
-        ("dense", {}),
-        ("dense", {"tensor": 2, "pipeline": 2}),
-        ("tied", {"pipeline": 2}),
-        ("mixture", {"expert": 2}),
-        ("mixture", {"padded_vocab": 32128, "sharding": APART}),
+        {"dense": {}, "mixture": {"padded_vocab": 32128, "sharding": APART}},
+        {"dense": {"tensor": 2}, "tied": {"pipeline": 2}, "mixture": {"expert": 2}},
+        {"dense": {"pipeline": 2}, "tied": {"tensor": 2}},
+        {"dense": {"tensor": 2, "pipeline": 2}},
     ],
-    ids=["TP1", "TP2 x PP2", "tied PP2", "EP2", "padded, apart"],
+    ids=["TP1; padded and apart", "TP2; tied PP2; EP2", "PP2; tied TP2", "TP2 x PP2"],
 )
 def test_megatron_core_computes_what_transformers_does(
-    name: str, layout: dict, models: dict[str, Path], convert: Convert, tmp_path: Path
+    layouts: dict[str, dict], models: dict[str, Path], convert: Convert, tmp_path: Path
 ) -> None:
-    """And what it saves again, cut as its ranks had it, comes back byte for byte."""
-    model = models[name]
-    megatron = convert("hf-to-megatron", model, "megatron")
-    again = tmp_path / "again"
-    again.mkdir()
-    job = {"config": config_of(model), "tokens": TOKENS, "logits": str(tmp_path / "logits.npy")}
-    run_ranks(**layout, **job, load=str(megatron / "release"), save=str(again))
-    reference = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    with torch.no_grad():
-        expected = reference(torch.tensor([TOKENS])).logits[0].numpy()
-    assert np.abs(np.load(tmp_path / "logits.npy")[:, : expected.shape[1]] - expected).max() < 1e-4
-    assert_equal_tensors(again, model, hf_config=model)
+    """And what it saves again, cut as its ranks had it, comes back byte for byte: as torch_dist and as `torch`."""
+    for name in layouts:
+        convert("hf-to-megatron", models[name], f"{name}/megatron")
+        (tmp_path / name / "again").mkdir()
+    run_ranks(
+        *(
+            {
+                **layout,
+                "config": config_of(models[name]),
+                "load": str(tmp_path / name / "megatron" / "release"),
+                "tokens": TOKENS,
+                "logits": str(tmp_path / name / "logits.npy"),
+                "save": str(tmp_path / name / "again"),
+                "save_ranks": str(tmp_path / name / "ranks"),
+            }
+            for name, layout in layouts.items()
+        )
+    )
+    for name in layouts:
+        model = models[name]
+        reference = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        with torch.no_grad():
+            expected = reference(torch.tensor([TOKENS])).logits[0].numpy()
+        found = np.load(tmp_path / name / "logits.npy")[:, : expected.shape[1]]
+        assert np.abs(found - expected).max() < 1e-4
+        assert_equal_tensors(tmp_path / name / "again", model, hf_config=model)
+        assert_equal_tensors(tmp_path / name / "ranks", model, hf_config=model)

@@ -331,3 +331,58 @@ def test_an_output_that_exists_is_kept(model: Path, tmp_path: Path, command) -> 
     assert command(cli, "hf-to-megatron", model, tmp_path / "new").code == 4
     assert command(cli, "hf-to-megatron", model, tmp_path / "new", "--overwrite").code == 0
     assert not list(tmp_path.glob("*.partial"))
+
+
+def save_ranks(state: State, folder: Path, change: Callable[[dict[str, Any]], object] = lambda _: None) -> Path:
+    """One rank's file of the legacy format."""
+    saved = {"args": argparse.Namespace(num_layers=LAYERS), "checkpoint_version": 3.0, "model": unstacked(state)}
+    change(saved)
+    (folder / "mp_rank_00").mkdir(parents=True)
+    torch.save(saved, folder / "mp_rank_00" / "model_optim_rng.pt")
+    return folder
+
+
+def test_the_legacy_format_is_read(state: State, model: Path, tmp_path: Path) -> None:
+    assert_model(save_ranks(state, tmp_path / "ranks"), model)
+    stages = {"model0": unstacked(state), "model1": {}}
+    stages["model1"] = {key: stages["model0"].pop(key) for key in list(stages["model0"]) if ".layers.1." in key}
+    stages["model1"] = {key.replace(".layers.1.", ".layers.0."): tensor for key, tensor in stages["model1"].items()}
+    assert_model(
+        save_ranks(state, tmp_path / "virtual", lambda saved: (saved.pop("model"), saved.update(stages))), model
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "word"),
+    [
+        (lambda saved: saved.update(model={"language_model": {}}), FormatError, "before Megatron-Core"),
+        (lambda saved: saved.pop("model"), FormatError, "holds no model"),
+        (lambda saved: saved["model"].popitem(), MappingError, "missing"),
+        (lambda saved: saved.update(rng=os.getpid), FormatError, "reaches for posix.getpid"),
+    ],
+    ids=["older", "no model", "a tensor less", "hostile"],
+)
+def test_a_legacy_file_that_is_none_is_refused(
+    change: Callable[[dict[str, Any]], object],
+    error: type[MconvError],
+    word: str,
+    state: State,
+    model: Path,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(error, match=word):
+        open_megatron(save_ranks(state, tmp_path / "ranks", change), model)
+
+
+def test_a_missing_rank_is_named(state: State, model: Path, tmp_path: Path) -> None:
+    folder = save_ranks(state, tmp_path / "ranks")
+    shutil.copytree(folder / "mp_rank_00", folder / "mp_rank_02")
+    with pytest.raises(SourceError, match="no file of tensor rank 1, pipeline rank 0, expert rank 0"):
+        open_megatron(folder, model)
+
+
+def test_a_sliding_window_is_among_the_settings(tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
+    source = checkpoints.mistral(tmp_path / "model", **{**SMALL, "sliding_window": 64})
+    assert command(cli, "hf-to-megatron", source, tmp_path / "megatron").code == 0
+    (tmp_path / "megatron" / "config.json").unlink()
+    assert open_megatron(tmp_path / "megatron").spec == open_hf(source).spec

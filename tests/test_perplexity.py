@@ -18,6 +18,7 @@ from conftest import Result
 
 from convert.errors import SourceError
 from validate import chunks
+from validate.chunks import Schedule
 from validate.cli import cli
 from validate.perplexity import Perplexity, negative_log_likelihoods, perplexity
 from validate.runtime import Runtime
@@ -37,9 +38,13 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
+def read(runtime: Runtime, length: int, limit: int | None = None) -> np.ndarray:
+    return chunks.with_bos(runtime, chunks.cut(runtime.tokenize(TEXT), length, limit))
+
+
 def measure(path: Path, length: int, limit: int | None = None) -> Perplexity:
     with Runtime(path, threads=1) as runtime:
-        return perplexity(runtime, chunks.chunk(runtime, TEXT, length, limit), lambda *_: None)
+        return perplexity(runtime, read(runtime, length, limit), lambda *_: None)
 
 
 def losses_by_definition(path: Path, length: int, count: int) -> np.ndarray:
@@ -79,8 +84,10 @@ def test_less_memory_changes_nothing(noise: Path, monkeypatch: pytest.MonkeyPatc
     whole = measure(noise, 128)
     monkeypatch.setattr(chunks, "LOGITS_BYTES", rows * 4 * tiny_gguf.VOCAB)
     with Runtime(noise, threads=1) as runtime:
-        cut = chunks.chunk(runtime, TEXT, 128)
-        sizes = [block.logits.shape[0] for block in chunks.scored_logits(runtime, cut)]
+        cut = read(runtime, 128)
+        sizes = [
+            block.logits.shape[0] for block in runtime.scored_logits(cut, Schedule.of(cut.shape, runtime.vocab_size))
+        ]
     assert max(sizes) <= rows
     assert sum(sizes) == whole.tokens
     # The attention of llama.cpp sums in f16 where it takes few tokens at a time.
@@ -89,8 +96,9 @@ def test_less_memory_changes_nothing(noise: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_blocks_come_with_their_targets(noise: Path) -> None:
     with Runtime(noise, threads=1) as runtime:
-        cut = chunks.chunk(runtime, TEXT, 16)
-        targets = [block.targets for block in chunks.scored_logits(runtime, cut)]
+        cut = read(runtime, 16)
+        blocks = runtime.scored_logits(cut, Schedule.of(cut.shape, runtime.vocab_size))
+        targets = [block.targets for block in blocks]
     assert sorted(np.concatenate(targets)) == sorted(cut[:, 9:].reshape(-1))
 
 
@@ -113,7 +121,7 @@ def test_transformers_agrees(noise: Path) -> None:
     model.load_state_dict(hugging_face_weights(noise))
     length = 512
     with Runtime(noise, threads=1) as runtime:
-        cut = chunks.chunk(runtime, TEXT, length, 2)
+        cut = read(runtime, length, 2)
         found = perplexity(runtime, cut, lambda *_: None)
     with torch.no_grad():
         logits = model(torch.from_numpy(cut.astype(np.int64))).logits.double()
@@ -194,11 +202,10 @@ def test_a_text_that_is_not_utf8(tmp_path: Path) -> None:
         chunks.read_text(path)
 
 
-def test_a_text_that_is_too_short(noise: Path) -> None:
-    with Runtime(noise, threads=1) as runtime:
-        assert chunks.chunk(runtime, "a" * 63, 32).shape == (2, 32)
-        with pytest.raises(SourceError, match="63 tokens, where a context of 32 needs 64"):
-            chunks.chunk(runtime, "a" * 62, 32)
+def test_a_text_that_is_too_short() -> None:
+    assert chunks.cut(np.zeros(64, np.int32), 32).shape == (2, 32)
+    with pytest.raises(SourceError, match="63 tokens, where a context of 32 needs 64"):
+        chunks.cut(np.zeros(63, np.int32), 32)
 
 
 def test_json(command: Callable[..., Result], noise: Path, text: Path) -> None:
@@ -206,9 +213,21 @@ def test_json(command: Callable[..., Result], noise: Path, text: Path) -> None:
     assert result.code == 0
     assert list(result.json) == ["schema_version", "results"]
     first, second = result.json["results"]
-    assert list(first) == ["file", "text", "perplexity", "standard_error", "tokens", "chunks", "seconds"]
+    members = ["file", "text", "perplexity", "standard_error", "tokens", "chunks", "seconds", "findings"]
+    assert list(first) == members
     assert (first["file"], first["text"], first["chunks"], first["tokens"]) == (str(noise), str(text), 3, 3 * 31)
     assert first["perplexity"] == second["perplexity"] == pytest.approx(measure(noise, 64, 3).value)
+
+
+def test_several_texts(command: Callable[..., Result], noise: Path, text: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text(TEXT[::-1])
+    result = command(cli, "perplexity", noise, noise, "--text", text, "--text", other, "--ctx", 64, "--json")
+    rows = [(row["file"], row["text"]) for row in result.json["results"]]
+    assert rows == [(str(noise), str(path)) for _ in range(2) for path in (text, other)]
+    values = [row["perplexity"] for row in result.json["results"]]
+    assert values[:2] == values[2:]
+    assert values[0] == measure(noise, 64).value != values[1]
 
 
 def test_table(command: Callable[..., Result], noise: Path, text: Path) -> None:
@@ -285,7 +304,10 @@ def test_a_model_that_is_not_finite_fails_after_its_results(
     assert broken["perplexity"] is None
     assert broken["standard_error"] is None
     assert good["perplexity"] > 1
-    assert result.err.splitlines()[0] == f"error: {path}: the perplexity is not finite"
+    what = f"{text}: the perplexity under {path} is not finite"
+    assert [(finding["kind"], finding["what"]) for finding in broken["findings"]] == [("not_finite_perplexity", what)]
+    assert not good["findings"]
+    assert result.err.splitlines()[0] == f"error: {path}: not_finite_perplexity: {what}"
 
 
 @pytest.mark.parametrize("kind", ["F32", "BF16", "Q8_0"])

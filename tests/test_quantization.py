@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf_compare import assert_same_tensors, data, listing
+from gguf_parts import write_parts
+from legacy_imatrix import write_legacy_imatrix
 from llama_quantize import Options
 from llama_quantize import quantize as llama_quantize
 
@@ -48,6 +50,15 @@ def converted(command, tmp_path: Path) -> Callable[[Path, str], Path]:
     return run
 
 
+def test_a_split_model_is_read_as_one(dense: Path, quantize, converted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    whole = converted(dense, "bf16")
+    first = write_parts(whole, tmp_path / "parts", 8)
+    from_parts = quantize(first, "--type", "Q4_K_M")["files"][0]
+    assert Path(from_parts["path"]).name == "model-Q4_K_M.gguf"
+    from_whole = quantize(whole, "--type", "Q4_K_M")["files"][0]
+    assert Path(from_parts["path"]).read_bytes() == Path(from_whole["path"]).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("name", "outtype"),
     [("dense", "bf16"), ("tied", "f32"), ("experts", "bf16"), ("odd", "bf16"), ("mistral3", "bf16")],
@@ -85,16 +96,6 @@ def test_an_importance_matrix_equals_llama_quantize(  # type: ignore[no-untyped-
         told = read_gguf(Path(file["path"])).metadata
         assert told["quantize.imatrix.file"].content == "imatrix.dat"
         assert told["quantize.imatrix.entries_count"].content == len(matrix)
-
-
-def write_legacy_imatrix(path: Path, matrix: dict[str, np.ndarray]) -> Path:
-    """The form that llama-imatrix wrote before GGUF: counts, then name, calls and values of each entry."""
-    with path.open("wb") as file:
-        file.write(np.int32(len(matrix)).tobytes())
-        for name, values in matrix.items():
-            file.write(np.int32(len(name)).tobytes() + name.encode() + np.int32(1).tobytes())
-            file.write(np.int32(values.size).tobytes() + values.tobytes())
-    return path
 
 
 def test_a_gguf_source_gives_the_tensors_of_the_folder(dense: Path, quantize, converted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -43,11 +43,16 @@ def write_noise(
             f"blk.{layer}.ffn_down": (HIDDEN, FFN),
         }
     weights = {name: random.normal(0, 0.08, shape).astype(np.float32) for name, shape in shapes.items()}
-    return _write(path, weights, layers, quantization, None, True)
+    return _write(path, weights, layers, quantization, None, True, {})
 
 
 def write_script(
-    path: Path, successors: Mapping[int, int], template: str | None = None, *, adds_bos: bool = True
+    path: Path,
+    successors: Mapping[int, int],
+    template: str | None = None,
+    *,
+    adds_bos: bool = True,
+    metadata: Mapping[str, float] | None = None,
 ) -> Path:
     """A model that follows each token by the one that `successors` names, and any other token by EOS.
 
@@ -63,7 +68,7 @@ def write_script(
     weights |= {"blk.0.attn_q": zero, "blk.0.attn_k": keys, "blk.0.attn_v": keys, "blk.0.attn_output": zero}
     weights |= {f"blk.0.{name}": np.zeros((FFN, HIDDEN), np.float32) for name in ("ffn_gate", "ffn_up")}
     weights["blk.0.ffn_down"] = np.zeros((HIDDEN, FFN), np.float32)
-    return _write(path, weights, 1, gguf.GGMLQuantizationType.F32, template, adds_bos)
+    return _write(path, weights, 1, gguf.GGMLQuantizationType.F32, template, adds_bos, metadata or {})
 
 
 def _write(
@@ -73,6 +78,7 @@ def _write(
     quantization: gguf.GGMLQuantizationType,
     template: str | None,
     adds_bos: bool,
+    metadata: Mapping[str, float],
 ) -> Path:
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(CONTEXT)
@@ -86,6 +92,8 @@ def _write(
     writer.add_rope_dimension_count(HIDDEN // HEADS)
     writer.add_vocab_size(VOCAB)
     _add_vocabulary(writer, adds_bos)
+    for key, value in metadata.items():
+        (writer.add_int32 if isinstance(value, int) else writer.add_float32)(key, value)
     if template is not None:
         writer.add_chat_template(template)
     for name, values in weights.items():

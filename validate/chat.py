@@ -1,10 +1,12 @@
-"""The prompt that a conversation becomes under a chat template."""
+"""The prompts that conversations become under a chat template."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,21 @@ from convert.errors import FormatError
 
 RENDERER = (sys.executable, "-I", str(Path(__file__).with_name("chat_render.py")))
 WALL_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text.
+
+    Attributes:
+        text: the prompt, None where there is none.
+        error: why there is none.
+        refused: whether the template itself refuses the conversation; any other error is a fault of the template.
+    """
+
+    text: str | None = None
+    error: str = ""
+    refused: bool = False
 
 
 def render_chat(template: str, messages: list[dict[str, Any]], bos: str, eos: str) -> str:
@@ -26,21 +43,41 @@ def render_chat(template: str, messages: list[dict[str, Any]], bos: str, eos: st
     Raises:
         FormatError: the template is not Jinja, fails, refuses the conversation, or takes too long.
     """
-    if "{" not in template:
-        raise _failure(f"it is the text {template[:40]!r}, not Jinja")
     variables = {"messages": messages, "bos_token": bos, "eos_token": eos, "add_generation_prompt": True}
-    request = json.dumps({"template": template, "variables": variables})
+    (rendered,) = render_conversations(template, [variables])
+    if rendered.text is None:
+        raise FormatError(f"the chat template fails: {rendered.error}", "convert again with a template that renders")
+    return rendered.text
+
+
+def render_conversations(
+    template: str, conversations: Sequence[Mapping[str, Any]], now: str | None = None
+) -> list[Rendered]:
+    """Render each conversation.
+
+    Where one takes too long, those after it are not tried.
+
+    Args:
+        template: Jinja source.
+        conversations: the variables of the template for each.
+        now: the date that the template gets, in ISO format; the true one unless told.
+    """
+    if not is_jinja(template):
+        return [Rendered(error=f"it is the text {template[:40]!r}, not Jinja")] * len(conversations)
+    request = json.dumps({"template": template, "conversations": [*conversations], "now": now})
     try:
         child = subprocess.run(RENDERER, input=request, capture_output=True, text=True, timeout=WALL_SECONDS)
+        output, reason = child.stdout, "it takes too much time or memory"
     except subprocess.TimeoutExpired as error:
-        raise _failure("it does not end") from error
-    if child.returncode:
-        raise _failure("it takes too much time or memory")
-    answer = json.loads(child.stdout)
-    if "error" in answer:
-        raise _failure(answer["error"])
-    return answer["text"]
+        output, reason = (error.stdout or b"").decode("utf-8"), "it does not end"
+    # A line that was cut off has no end.
+    rendered = [Rendered(**json.loads(line)) for line in output.splitlines(keepends=True) if line.endswith("\n")]
+    if len(rendered) < len(conversations):
+        rendered.append(Rendered(error=reason))
+    untried = len(conversations) - len(rendered)
+    return rendered + [Rendered(error=f"{reason} with the conversation before")] * untried
 
 
-def _failure(reason: str) -> FormatError:
-    return FormatError(f"the chat template fails: {reason}", "convert again with a template that renders")
+def is_jinja(template: str) -> bool:
+    """Whether it can be a template at all, and not the name of one that a program has built in."""
+    return "{" in template

@@ -1,4 +1,6 @@
-"""A child process that renders a chat template: JSON on stdin, JSON on stdout, bounded in time and memory.
+"""A child process that renders a chat template: JSON on stdin, a line of JSON for each conversation on stdout.
+
+Time is bounded for each conversation: the process ends at the one that takes longer. So is memory.
 
 A template comes with the checkpoint and is as trusted as any other stranger's program. The sandbox of Jinja keeps it
 from Python's objects; only a process of its own keeps it from looping for ever or filling the memory.
@@ -9,13 +11,19 @@ Run as a script, by validate/chat.py, and apart from the package: it needs no mo
 from __future__ import annotations
 
 import datetime
+import functools
 import json
+import math
 import resource
 import sys
+import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
+from jinja2 import Template, nodes
 from jinja2.exceptions import TemplateError
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 CPU_SECONDS = 2
@@ -28,9 +36,14 @@ def raise_exception(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
-def strftime_now(layout: str) -> str:
-    """Today, for templates that tell the model the date."""
-    return datetime.datetime.now().strftime(layout)
+def clock(now: str | None) -> Callable[[str], str]:
+    """The date, for templates that tell it to the model: today, or the one that is given in ISO format."""
+
+    def strftime_now(layout: str) -> str:
+        moment = datetime.datetime.now() if now is None else datetime.datetime.fromisoformat(now)
+        return moment.strftime(layout)
+
+    return strftime_now
 
 
 def tojson(
@@ -44,27 +57,47 @@ def tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def render(template: str, variables: dict[str, Any]) -> str:
-    """Render with the settings and helpers of transformers' `apply_chat_template`."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+class Generation(Extension):
+    """`{% generation %}` marks what the model wrote, for training; the text is as if it were not there."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """The statements between the marks."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+@functools.cache
+def compile_template(template: str, now: str | None) -> Template:
+    """Compile with the settings and helpers of transformers' `apply_chat_template`."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
+    )
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = strftime_now
-    text = environment.from_string(template).render(**variables)
-    if len(text) > MAX_CHARACTERS:
-        raise TemplateError(f"it gives {len(text)} characters")
-    return text
+    environment.globals["strftime_now"] = clock(now)
+    return environment.from_string(template)
 
 
-def answer(request: dict[str, Any]) -> dict[str, str]:
-    """The text, or the reason why there is none."""
+def answer(template: str, now: str | None, variables: dict[str, Any]) -> dict[str, Any]:
+    """The text, or the reason why there is none and whether it is the template's own."""
     try:
-        return {"text": render(request["template"], request["variables"])}
+        text = compile_template(template, now).render(**variables)
+        if len(text) > MAX_CHARACTERS:
+            raise ValueError(f"it gives {len(text)} characters")
     except Exception as error:  # whatever a template does wrong, Python may raise
-        return {"error": f"{type(error).__name__}: {error}"}
+        return {"error": f"{type(error).__name__}: {error}", "refused": type(error) is TemplateError}
+    return {"text": text}
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    json.dump(answer(json.load(sys.stdin)), sys.stdout)
+    request = json.load(sys.stdin)
+    for conversation in request["conversations"]:
+        seconds = math.ceil(time.process_time()) + CPU_SECONDS
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(
+            resource.RLIMIT_CPU, (seconds if hard == resource.RLIM_INFINITY else min(seconds, hard), hard)
+        )
+        print(json.dumps(answer(request["template"], request["now"], conversation)), flush=True)  # noqa: T201

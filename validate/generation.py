@@ -1,23 +1,55 @@
-"""What a model writes after a prompt: greedy, so that two runs compare."""
+"""What a model writes after a prompt: greedy, so that two runs compare, and drawn with the recommended settings."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from convert.errors import FormatError, UsageError
+from convert.layouts.gguf_file import read_gguf
 from validate.chat import render_chat
+from validate.chunks import MAX_BATCH
+from validate.findings import Finding, Severity
 from validate.flags import find_flags
-from validate.runtime import MAX_BATCH, Context, Runtime
+from validate.runtime import Context, Runtime
+from validate.sampling import Choose, SamplingSettings, likeliest, recommended, sampler
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from validate.model import LanguageModel
+
 TEMPLATE_KEY = "tokenizer.chat_template"
 
 Finish = Literal["stop", "length", "error"]
+
+# An answer that goes on for ever is for a person to look at: a small or greedy model does so without any damage.
+_SEVERITIES: dict[str, Severity] = {"not_finite": "fail", "template_error": "fail"}
+_FAULTS = {
+    "empty": "an empty answer",
+    "unfinished_think": "[THINK] without [/THINK]",
+    "loop": "an answer that ends in a loop",
+    "control_tokens": "control tokens in the answer",
+    "not_finite": "logits that are not finite",
+    "template_error": "the chat template fails",
+}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a reference writes the same, choosing the likeliest token too.
+
+    Attributes:
+        reference: its path.
+        common_prefix: tokens that both write before the first that differs.
+        tokens: tokens of the answer, and its end where the model ended it.
+    """
+
+    reference: str
+    common_prefix: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -34,6 +66,10 @@ class Generation:
             logits are not finite.
         flags: see `validate.flags`; and `template_error`, `not_finite`.
         error: what the template failed with, or None.
+        seconds_to_first_token: reading the prompt and choosing the first token; None where there was no prompt.
+        sampling: the settings that tokens were drawn with; None where each is the likeliest.
+        seed: of the draws.
+        agreement: with the reference, of a greedy answer where there is one.
     """
 
     template: bool
@@ -43,99 +79,180 @@ class Generation:
     finish_reason: Finish
     flags: list[str]
     error: str | None = None
+    seconds_to_first_token: float | None = None
+    sampling: SamplingSettings | None = None
+    seed: int | None = None
+    agreement: Agreement | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready members."""
+        return {**asdict(self), "sampling": self.sampling.to_json() if self.sampling else None}
+
+    def findings(self, prompt: str) -> list[Finding]:
+        """One for each flag."""
+        way = "through the chat template" if self.template else "without the chat template"
+        return [
+            Finding("generate", flag, prompt, f"{prompt!r}, {way}: {self._fault(flag)}", _SEVERITIES.get(flag, "warn"))
+            for flag in self.flags
+        ]
+
+    def _fault(self, flag: str) -> str:
+        how = f", drawn with seed {self.seed}" if self.sampling else ""
+        return self.error if flag == "template_error" and self.error else _FAULTS[flag] + how
 
 
-def generate(runtime: Runtime, prompt: str, max_tokens: int) -> list[Generation]:
+@dataclass(frozen=True)
+class _Prompt:
+    """What the model reads: the text, control tokens spelled out, and its tokens."""
+
+    text: str
+    tokens: np.ndarray
+    template: bool
+
+
+def generate(
+    runtime: Runtime, prompt: str, max_tokens: int, *, samples: int = 0, reference: LanguageModel | None = None
+) -> list[Generation]:
     """Answer a prompt through the chat template, where the file has one, and then without it.
 
     Without the template the prompt is the beginning of a text, in which control tokens may be spelled out.
+
+    Args:
+        samples: how many answers to draw besides, through the template where there is one, with the settings that the
+            file recommends; none where it recommends none.
+        reference: a model of the same vocabulary to hold the greedy answers against.
 
     Raises:
         SourceError: llama.cpp cannot run the model.
         UsageError: the prompt has no tokens.
     """
-    control_tokens = runtime.control_tokens()
-    start = _tokenize(runtime, prompt)
-    if not len(start):
+    plain = _Prompt(prompt, runtime.tokenize_prompt(prompt), template=False)
+    if not len(plain.tokens):
         raise UsageError("the prompt has no tokens", "give a --prompt with some text")
-    plain = _answer(runtime, prompt, start, max_tokens, control_tokens, template=False)
+    answers = []
+    prompts = [plain]
     template = runtime.metadata(TEMPLATE_KEY)
-    if template is None:
-        return [plain]
-    try:
-        chat, start = _render(runtime, template, prompt)
-    except FormatError as error:
-        return [Generation(True, "", 0, None, "error", ["template_error"], error.what), plain]
-    return [_answer(runtime, chat, start, max_tokens, control_tokens, template=True), plain]
+    if template is not None:
+        try:
+            prompts.insert(0, _render(runtime, template, prompt))
+        except FormatError as error:
+            answers.append(Generation(True, "", 0, None, "error", ["template_error"], error.what))
+    marks = runtime.control_tokens()
+    answers += [_answer(runtime, asked, max_tokens, marks, reference=reference) for asked in prompts]
+    settings = recommended(read_gguf(runtime.path).metadata) if samples else None
+    if settings is not None:
+        answers += [_answer(runtime, prompts[0], max_tokens, marks, settings, seed) for seed in range(samples)]
+    return answers
 
 
-def _tokenize(runtime: Runtime, prompt: str) -> np.ndarray:
-    bos = runtime.spelling(runtime.bos)
-    # Most templates write BOS themselves; a second one would not be what the model was trained on.
-    add_special = not (bos and prompt.startswith(bos))
-    return runtime.tokenize(prompt, add_special=add_special, parse_special=True)
-
-
-def _render(runtime: Runtime, template: str, prompt: str) -> tuple[str, np.ndarray]:
-    """The prompt under the template, and its tokens."""
+def _render(runtime: Runtime, template: str, prompt: str) -> _Prompt:
+    """The prompt under the template."""
     bos, eos = runtime.spelling(runtime.bos), runtime.spelling(runtime.eos)
     chat = render_chat(template, [{"role": "user", "content": prompt}], bos, eos)
-    tokens = _tokenize(runtime, chat)
+    tokens = runtime.tokenize_prompt(chat)
     if not 0 < len(tokens) <= runtime.trained_context:
         raise FormatError(
             f"the chat template gives {len(tokens)} tokens, where the model has a context of {runtime.trained_context}",
             "use a shorter --prompt, or convert again with another template",
         )
-    return chat, tokens
+    return _Prompt(chat, tokens, template=True)
 
 
 def _answer(
     runtime: Runtime,
-    prompt: str,
-    start: np.ndarray,
+    prompt: _Prompt,
     max_tokens: int,
-    control_tokens: Iterable[str],
-    *,
-    template: bool,
+    control_tokens: Sequence[str],
+    settings: SamplingSettings | None = None,
+    seed: int | None = None,
+    reference: LanguageModel | None = None,
 ) -> Generation:
-    with runtime.context(len(start) + max_tokens) as context:
-        tokens, finish, seconds, steps = _greedy(runtime, context, start, max_tokens)
-    text = runtime.text(tokens)
-    flags = find_flags(prompt, text, tokens, control_tokens)
+    choose = sampler(settings, seed or 0) if settings else likeliest
+    with runtime.context(len(prompt.tokens) + max_tokens) as context:
+        written = _write(runtime, context, prompt.tokens, max_tokens, choose)
+    text = runtime.text(written.tokens)
+    flags = find_flags(prompt.text, text, written.tokens, control_tokens)
     return Generation(
-        template=template,
+        template=prompt.template,
         text=text,
-        tokens=len(tokens),
-        tokens_per_second=steps / seconds if steps else None,
-        finish_reason=finish,
-        flags=["not_finite", *flags] if finish == "error" else flags,
+        tokens=len(written.tokens),
+        tokens_per_second=written.steps / written.seconds if written.steps else None,
+        finish_reason=written.finish,
+        flags=["not_finite", *flags] if written.finish == "error" else flags,
+        seconds_to_first_token=written.seconds_to_first,
+        sampling=settings,
+        seed=seed,
+        agreement=_agree(reference, prompt.tokens, written) if reference else None,
     )
 
 
-def _greedy(
-    runtime: Runtime, context: Context, prompt: np.ndarray, max_tokens: int
-) -> tuple[list[int], Finish, float, int]:
-    """The tokens, what ended them, and the seconds and number of single steps after the prompt."""
+@dataclass(frozen=True)
+class _Written:
+    """The tokens of an answer, the one that ended it, what ended it, and the time that it took.
+
+    Attributes:
+        end: the token that ended it, which is not among its tokens; None where the limit did.
+        seconds_to_first: from the prompt to the first token.
+        seconds, steps: of reading back single tokens.
+    """
+
+    tokens: list[int]
+    end: int | None
+    finish: Finish
+    seconds_to_first: float
+    seconds: float
+    steps: int
+
+
+def _write(runtime: Runtime, context: Context, prompt: np.ndarray, max_tokens: int, choose: Choose) -> _Written:
     import numpy as np
 
-    for start in range(0, len(prompt), MAX_BATCH):
-        logits = context.decode(prompt[None, start : start + MAX_BATCH], start, rows=1)
-    tokens: list[int] = []
     began = time.perf_counter()
-    steps = 0
+    logits = _read(context, prompt)
+    token = choose(logits)
+    first = time.perf_counter()
+    tokens: list[int] = []
+    end: int | None = None
     finish: Finish = "length"
     while True:
-        token = int(logits[0, 0].argmax())
         # The largest is NaN where any is, and infinite where any is: nothing that follows would mean anything.
-        if not np.isfinite(logits[0, 0, token]):
+        if not np.isfinite(logits[logits.argmax()]):
             finish = "error"
             break
         if runtime.ends(token):
-            finish = "stop"
+            end, finish = token, "stop"
             break
         tokens.append(token)
         if len(tokens) == max_tokens:
             break
-        logits = context.decode(np.array([[token]], np.int32), len(prompt) + steps, rows=1)
-        steps += 1
-    return tokens, finish, time.perf_counter() - began, steps
+        place = len(prompt) + len(tokens) - 1
+        logits = context.decode(np.array([[token]], np.int32), place, rows=1)[0, 0]
+        token = choose(logits)
+    steps = len(tokens) - (finish == "length")
+    return _Written(tokens, end, finish, first - began, time.perf_counter() - first, steps)
+
+
+def _read(context: Context, prompt: np.ndarray) -> np.ndarray:
+    """The logits after the prompt."""
+    parts: Iterator[np.ndarray] = (
+        context.decode(prompt[None, start : start + MAX_BATCH], start, rows=1)
+        for start in range(0, len(prompt), MAX_BATCH)
+    )
+    *_, last = parts
+    return last[0, 0]
+
+
+def _agree(reference: LanguageModel, prompt: np.ndarray, written: _Written) -> Agreement:
+    """Hold a greedy answer against what the reference finds likeliest after each of its tokens.
+
+    As long as both agree, that is what the reference itself would write; one pass over the answer is enough.
+    """
+    import numpy as np
+
+    answer = np.array([*written.tokens, *([] if written.end is None else [written.end])], np.int32)
+    if not len(answer):
+        return Agreement(str(reference.path), 0, 0)
+    read = np.concatenate([prompt, answer[:-1]]).astype(np.int32)
+    same = reference.likeliest(read, len(prompt) - 1) == answer
+    common = len(answer) if same.all() else int(same.argmin())
+    return Agreement(str(reference.path), common, len(answer))

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from validate.chunks import scored_logits
-from validate.runtime import Runtime
+from validate.chunks import Schedule
+from validate.model import LanguageModel
+from validate.softmax import CACHED_LOGITS, softmax
+from validate.statistics import mean_and_error
 
 if TYPE_CHECKING:
     import numpy as np
-
-CACHED_LOGITS = 1 << 16  # logits that one pass works on: 256 kB, which stays in a core's own cache
 
 
 @dataclass(frozen=True)
@@ -40,32 +41,35 @@ class Perplexity:
     @property
     def value(self) -> float:
         """exp of the mean negative log-likelihood."""
-        return _exp(self.total / self.tokens)
+        return exp(self.log_mean[0])
 
     @property
     def standard_error(self) -> float:
         """Standard error of the mean, carried through exp: llama.cpp tools/perplexity/perplexity.cpp."""
-        if self.tokens < 2:
-            return math.nan
-        mean = self.total / self.tokens
-        variance = max(0.0, self.squares / self.tokens - mean * mean)
-        return self.value * math.sqrt(variance / (self.tokens - 1))
+        return self.value * self.log_mean[1]
+
+    @property
+    def log_mean(self) -> tuple[float, float]:
+        """Mean negative log-likelihood in nats, which is the logarithm of the perplexity, and its standard error."""
+        return mean_and_error(self.total, self.squares, self.tokens)
 
 
-def perplexity(runtime: Runtime, chunks: np.ndarray, progress: Callable[[int, Perplexity], None]) -> Perplexity:
+def perplexity(model: LanguageModel, chunks: np.ndarray, progress: Callable[[int, Perplexity], None]) -> Perplexity:
     """Score the second half of every chunk.
 
     Args:
-        runtime: the model.
-        chunks: int32[chunks, length] from `validate.chunks.chunk`.
+        model: what to run.
+        chunks: int32[chunks, length] from `validate.chunks.with_bos`.
         progress: told after every block how many tokens it had, and the sums so far.
 
     Raises:
-        SourceError: llama.cpp cannot run the model.
+        SourceError: the model cannot be run.
     """
     result = Perplexity()
-    with ThreadPoolExecutor(runtime.threads) as pool:
-        for block in scored_logits(runtime, chunks):
+    schedule = Schedule.of(chunks.shape, model.vocab_size)
+    # Closed here, whatever happens: the model's working memory has to go before the model does.
+    with ThreadPoolExecutor(model.threads) as pool, closing(model.scored_logits(chunks, schedule)) as blocks:
+        for block in blocks:
             losses = negative_log_likelihoods(block.logits, block.targets, pool)
             result = result.add(losses)
             progress(len(losses), result)
@@ -74,8 +78,6 @@ def perplexity(runtime: Runtime, chunks: np.ndarray, progress: Callable[[int, Pe
 
 def negative_log_likelihoods(logits: np.ndarray, targets: np.ndarray, pool: ThreadPoolExecutor) -> np.ndarray:
     """-log softmax(logits)[target] of every row, in nats.
-
-    exp is taken in float32 and summed in float64, like llama-perplexity: its error is some 1e-7 of the sum.
 
     Args:
         logits: float32[rows, vocabulary].
@@ -92,17 +94,14 @@ def negative_log_likelihoods(logits: np.ndarray, targets: np.ndarray, pool: Thre
 
     def part(start: int) -> np.ndarray:
         block = logits[start : start + step]
-        chosen = block[np.arange(len(block)), targets[start : start + step]]
-        top = block.max(axis=1, keepdims=True)
         with np.errstate(invalid="ignore"):  # logits that are not finite show in the result
-            shifted = block - top
-            np.exp(shifted, out=shifted)
-            return np.log(shifted.sum(axis=1, dtype=np.float64)) + (top[:, 0].astype(np.float64) - chosen)
+            return softmax(block).log_total - block[np.arange(len(block)), targets[start : start + step]]
 
     return np.concatenate(list(pool.map(part, range(0, rows, step))))
 
 
-def _exp(value: float) -> float:
+def exp(value: float) -> float:
+    """e to the power of a value; infinite where it is too large for a float."""
     try:
         return math.exp(value)
     except OverflowError:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from convert.errors import FormatError, SourceError
 from validate.amx import use_extra_buffers
+from validate.chunks import LOGITS_BYTES, MAX_BATCH, LogitBlock, Schedule
 from validate.header import check_header
 from validate.llama_log import llama_log
 
 if TYPE_CHECKING:
     import numpy as np
 
-MAX_BATCH = 512  # tokens that llama.cpp takes through the layers at once (its own default, n_ubatch)
 MAX_TEXT_BYTES = 1 << 30  # llama.cpp counts bytes and tokens in 32 bits
+MAX_WORD = 16_000  # characters of one kind in a row; see `tokenize`
 SPIN_COUNT = 10_000  # some 0.1 ms: longer than a step between two barriers, shorter than a scheduler's time slice
+
+
+# Runs of letters, of white space and of anything else but digits.
+_WORD = re.compile(r"[^\W\d_]+|\s+|(?:[^\w\s]|_)+")
 
 
 class Runtime:
@@ -28,6 +34,7 @@ class Runtime:
     Args:
         path: the GGUF file; of a split model its first part.
         threads: threads for llama.cpp, and for whoever works on its logits; None takes every usable core.
+        vocabulary_only: load no weights; all that can be done then is to tokenize.
 
     Raises:
         OSError: the file cannot be opened.
@@ -35,8 +42,8 @@ class Runtime:
         FormatError: it is not GGUF, `validate.header` refuses it, or llama.cpp cannot load it; with the reason.
     """
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        _spin_briefly()
+    def __init__(self, path: Path, threads: int | None = None, *, vocabulary_only: bool = False) -> None:
+        spin_briefly()
         import llama_cpp
 
         from convert.threads import default_threads
@@ -48,6 +55,7 @@ class Runtime:
         self._log = llama_log()
         params = llama_cpp.llama_model_default_params()
         params.use_extra_bufts = use_extra_buffers()
+        params.vocab_only = vocabulary_only
         self._log.clear()
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
@@ -87,19 +95,71 @@ class Runtime:
             parse_special: read the spelling of a control token as that token, not as plain text.
 
         Raises:
-            SourceError: llama.cpp has no tokenizer for this file, or the text is too long for it.
+            SourceError: llama.cpp has no tokenizer for this file, or the text or a word of it is too long for it.
         """
         import numpy as np
 
         data = text.encode("utf-8", "replace")
         if len(data) > MAX_TEXT_BYTES:
             raise SourceError(f"the text is too long: {len(data)} bytes", f"use at most {MAX_TEXT_BYTES} bytes of it")
+        if self._api.llama_vocab_type(self._vocab) == self._api.LLAMA_VOCAB_TYPE_BPE:
+            # Its regular expressions go one call deeper for each character of a word, until the stack is full.
+            longest = max((len(word[0]) for word in _WORD.finditer(text)), default=0)
+            if longest > MAX_WORD:
+                raise SourceError(
+                    f"the text has a word of {longest} characters, on which llama.cpp may die",
+                    f"break up words, and runs of spaces or signs, of more than {MAX_WORD} characters",
+                )
         tokens = np.empty(len(data) + 2, np.int32)
         pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         count = self._api.llama_tokenize(self._vocab, data, len(data), pointer, len(tokens), add_special, parse_special)
         if count < 0:
             raise SourceError(f"{self.path}: llama.cpp cannot tokenize the text", "check the tokenizer of the file")
         return tokens[:count].copy()
+
+    def used_tokens(self) -> int:
+        """`vocab_size` less the tokens at its end that only fill the matrix up."""
+        count = self.vocab_size
+        unused = self._api.LLAMA_TOKEN_ATTR_UNUSED
+        while count and self._api.llama_vocab_get_attr(self._vocab, count - 1) & unused:
+            count -= 1
+        return count
+
+    def scored_logits(self, chunks: np.ndarray, schedule: Schedule) -> Generator[LogitBlock, None, None]:
+        """Run every chunk and yield the logits of its scored positions, see `validate.model.LogitSource`."""
+        with self.context(schedule.length, sequences=schedule.parallel, rows=schedule.rows) as context:
+            for step in schedule.steps():
+                if step.start == 0:
+                    context.clear()
+                logits = context.decode(chunks[step.group, step.start : step.stop], step.start, rows=step.rows)
+                yield from step.blocks(chunks, logits)
+
+    def likeliest(self, tokens: np.ndarray, first: int) -> np.ndarray:
+        """The token that is likeliest after each position from `first` on, see `validate.model.LanguageModel`."""
+        import numpy as np
+
+        step = max(1, min(MAX_BATCH, LOGITS_BYTES // (4 * self.vocab_size)))
+        found = []
+        with self.context(len(tokens), rows=step) as context:
+            for start in range(0, len(tokens), step):
+                stop = min(start + step, len(tokens))
+                logits = context.decode(tokens[None, start:stop], start, rows=max(0, stop - max(start, first)))
+                found.append(logits[0].argmax(axis=1))
+        return np.concatenate(found)
+
+    def tokenize_prompt(self, prompt: str) -> np.ndarray:
+        """Token ids of a prompt that may spell control tokens, as the chat programs of llama.cpp do, int32[tokens].
+
+        BOS is added where the vocabulary says so, but not before a prompt that has it already, as most chat templates
+        write it.
+        """
+        bos = self.spelling(self.bos)
+        return self.tokenize(prompt, add_special=not (bos and prompt.startswith(bos)), parse_special=True)
+
+    def special_id(self, role: str) -> int | None:
+        """The id that llama.cpp takes for bos, eos, eot, sep, pad or mask, be it from the file or by itself."""
+        token_id = getattr(self._api, f"llama_vocab_{role}")(self._vocab)
+        return None if token_id < 0 else token_id
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of token ids, control tokens spelled out; bytes that are not UTF-8 become U+FFFD."""
@@ -230,7 +290,7 @@ class Context:
         return np.ctypeslib.as_array(logits, shape=shape)
 
 
-def _spin_briefly() -> None:
+def spin_briefly() -> None:
     """Have threads that wait for the others sleep soon, unless the user tuned GNU OpenMP; it reads this when loaded.
 
     Its default spins for milliseconds. On a machine that runs anything else, a thread that lost its core then keeps

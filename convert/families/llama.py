@@ -8,16 +8,16 @@ import numpy as np
 
 from convert.families.config import Config, read_spec, write_spec
 from convert.families.table import Drop, Family, Row
-from convert.rearrange import Index, qkv_by_group, rope_interleave
+from convert.rearrange import qkv_by_group, rope_interleave
 from convert.spec import ModelSpec
 
 
-def interleave_query(spec: ModelSpec) -> Index:
+def interleave_query(spec: ModelSpec) -> np.ndarray:
     """Order of the query rows in GGUF."""
     return rope_interleave(spec.heads, spec.head_dim)
 
 
-def interleave_key(spec: ModelSpec) -> Index:
+def interleave_key(spec: ModelSpec) -> np.ndarray:
     """Order of the key rows in GGUF."""
     return rope_interleave(spec.kv_heads, spec.head_dim)
 
@@ -35,16 +35,6 @@ def key_places(spec: ModelSpec) -> np.ndarray:
 def value_places(spec: ModelSpec) -> np.ndarray:
     """Where the value rows stand in Megatron-Core's linear_qkv."""
     return qkv_by_group(spec.heads, spec.kv_heads, spec.head_dim)[2]
-
-
-def gate_places(spec: ModelSpec) -> np.ndarray:
-    """Where the gate's rows stand in Megatron-Core's linear_fc1: before those of up."""
-    return np.arange(spec.ffn, dtype=np.int64)
-
-
-def up_places(spec: ModelSpec) -> np.ndarray:
-    """Where up's rows stand in Megatron-Core's linear_fc1."""
-    return np.arange(spec.ffn, 2 * spec.ffn, dtype=np.int64)
 
 
 def _untied(spec: ModelSpec) -> bool:
@@ -157,14 +147,12 @@ MLP_ROWS = (
         _GGUF + "ffn_gate.weight",
         ("ffn", "hidden"),
         megatron=_FC1 + "weight",
-        places=gate_places,
     ),
     Row(
         _HF + "mlp.up_proj.weight",
         _GGUF + "ffn_up.weight",
         ("ffn", "hidden"),
         megatron=_FC1 + "weight",
-        places=up_places,
     ),
     Row(
         _HF + "mlp.down_proj.weight",
@@ -181,7 +169,6 @@ MLP_BIAS_ROWS = (
         ("ffn",),
         required=_mlp_bias,
         megatron=_FC1 + "bias",
-        places=gate_places,
     ),
     Row(
         _HF + "mlp.up_proj.bias",
@@ -189,7 +176,6 @@ MLP_BIAS_ROWS = (
         ("ffn",),
         required=_mlp_bias,
         megatron=_FC1 + "bias",
-        places=up_places,
     ),
     Row(
         _HF + "mlp.down_proj.bias",

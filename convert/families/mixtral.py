@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from convert.families.config import Config, read_spec, write_spec
-from convert.families.llama import ATTENTION_ROWS, OUTER_ROWS, ROTARY_TABLE, gate_places, up_places
+from convert.families.llama import ATTENTION_ROWS, OUTER_ROWS, ROTARY_TABLE
 from convert.families.table import Cut, Family, Row
 from convert.spec import ModelSpec
 
@@ -25,9 +25,9 @@ EXPERT_ROWS = (
         ("experts", "hidden"),
         megatron=_MEGATRON + "router.weight",
     ),
-    Row(_GATE, _GGUF + "ffn_gate_exps.weight", ("ffn", "hidden"), group="experts", megatron=_FC1, places=gate_places),
+    Row(_GATE, _GGUF + "ffn_gate_exps.weight", ("ffn", "hidden"), group="experts", megatron=_FC1),
     Row(_DOWN, _GGUF + "ffn_down_exps.weight", ("hidden", "ffn"), group="experts", megatron=_FC2),
-    Row(_UP, _GGUF + "ffn_up_exps.weight", ("ffn", "hidden"), group="experts", megatron=_FC1, places=up_places),
+    Row(_UP, _GGUF + "ffn_up_exps.weight", ("ffn", "hidden"), group="experts", megatron=_FC1),
 )
 
 # transformers 5 holds the experts fused in memory and splits them again in save_pretrained; a state dict saved as it

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from convert.errors import MappingError
-from convert.rearrange import ArrangedTensor, Index, Rows, invert
+from convert.rearrange import ArrangedTensor, Rows, invert
 from convert.spec import ModelSpec
 from convert.tensors import FileTensor, Tensor, row_count
 
@@ -33,17 +33,17 @@ class Row:
         arrange: the order of the rows in GGUF, from the spec; None where it is Hugging Face's.
         required: whether a model with this spec must have the tensor.
         group: tensors of one layer and group stand side by side in a GGUF file, after the last of their sources. It is
-            where
-            the field's converters put stacked experts.
+            where the field's converters put stacked experts.
         megatron: key in a Megatron-Core checkpoint, with `{layer}` and `{expert}` where a stack of layers or experts
             has a leading axis. Rows that share a key are fused there.
-        places: where the tensor's rows stand in the fused one, from the spec; None where they are all of it.
+        places: where the tensor's rows stand in the fused one, from the spec; None where they follow those of the rows
+            before it under the same key, as up follows gate.
     """
 
     hf: str
     gguf: str
     shape: tuple[str, ...]
-    arrange: Callable[[ModelSpec], Index] | None = None
+    arrange: Callable[[ModelSpec], np.ndarray] | None = None
     required: Callable[[ModelSpec], bool] = always
     group: str = ""
     megatron: str = ""
@@ -143,6 +143,21 @@ def gguf_targets(family: Family, spec: ModelSpec, tensors: Mapping[str, Tensor])
     return [target for _, target in sorted(placed, key=lambda item: item[0])]
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """The tensors of a GGUF file under their canonical names, and why others have none.
+
+    Attributes:
+        tensors: canonical name to tensor, in the order of the table.
+        faults: GGUF name to the reason why it is missing or has the wrong shape.
+        unknown: tensors that the family has no place for.
+    """
+
+    tensors: dict[str, Tensor]
+    faults: dict[str, MappingError]
+    unknown: tuple[FileTensor, ...]
+
+
 def canonical_tensors(family: Family, spec: ModelSpec, stored: Mapping[str, FileTensor]) -> dict[str, Tensor]:
     """`gguf_targets` read backwards: the tensors of a GGUF file by canonical name, in the order of the table.
 
@@ -152,23 +167,39 @@ def canonical_tensors(family: Family, spec: ModelSpec, stored: Mapping[str, File
     Raises:
         MappingError: a tensor is missing, is unknown to the family, or has a shape that the spec contradicts.
     """
+    mapped = map_tensors(family, spec, stored)
+    if mapped.faults:
+        raise next(iter(mapped.faults.values()))
+    if mapped.unknown:
+        known = [row.gguf.format(layer=layer) for row in family.rows for layer in range(spec.layers)]
+        raise _unknown(mapped.unknown[0].name, len(mapped.unknown), family, known)
+    return mapped.tensors
+
+
+def map_tensors(family: Family, spec: ModelSpec, stored: Mapping[str, FileTensor]) -> Mapped:
+    """`canonical_tensors` of a file that may have lost tensors, gained some, or hold some of another shape.
+
+    Args:
+        stored: GGUF name to tensor.
+    """
     unused = dict(stored)
     tensors: dict[str, Tensor] = {}
+    faults: dict[str, MappingError] = {}
     for layer_rows in _by_layer(family.rows, spec):
         for _, row, layer in layer_rows:
             name = row.gguf.format(layer=layer)
             tensor = unused.pop(name, None)
             if tensor is not None:
-                tensors |= {part.name: part for part in _parts(row, layer, spec, tensor)}
+                try:
+                    tensors |= {part.name: part for part in _parts(row, layer, spec, tensor)}
+                except MappingError as error:
+                    faults[name] = error
             elif row.required(spec):
-                raise MappingError(
+                faults[name] = MappingError(
                     f"tensor {name} is missing from the file",
                     "get the file again; very old files that keep each expert apart have to be converted anew",
                 )
-    if unused:
-        known = [row.gguf.format(layer=layer) for row in family.rows for layer in range(spec.layers)]
-        raise _unknown(next(iter(unused)), len(unused), family, known)
-    return tensors
+    return Mapped(tensors, faults, tuple(unused.values()))
 
 
 def _parts(row: Row, layer: int, spec: ModelSpec, tensor: FileTensor) -> Iterable[Tensor]:
@@ -180,7 +211,7 @@ def _parts(row: Row, layer: int, spec: ModelSpec, tensor: FileTensor) -> Iterabl
             f"tensor {tensor.name} has shape {list(tensor.shape)}, but the file's metadata makes it {list(expected)}",
             "the file is damaged, or it was edited; get it again",
         )
-    order = invert(index) if row.arrange is not None and (index := row.arrange(spec)) is not None else None
+    order = None if row.arrange is None else invert(row.arrange(spec))
     height = row_count(shape)
     for place, name in enumerate(source_names(row, layer, spec)):
         start = place * height

@@ -12,15 +12,14 @@ from convert.errors import DiskError, SourceError
 from convert.hub.client import hub_client
 from convert.hub.errors import explain
 from convert.hub.patience import Patience, persist
-from convert.layouts.hf import COMPANIONS
+from convert.layouts.companions import CARD_FILES, CONFIG, GENERATION, TOKENIZER_FILES
 
 # A name has letters, digits, and single dots, dashes and underscores between them (huggingface_hub's
 # utils/_validators.py). What follows @ is a branch, a tag, a pull request or a commit.
-_NAME = r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+_NAME = r"(?![^@/]*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _SOURCE = re.compile(rf"(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[A-Za-z0-9_][A-Za-z0-9._/-]*))?")
 _WANTED = (
-    *COMPANIONS, "additional_chat_templates/*.jinja", "model*.safetensors", "model.safetensors.index.json",
-    "README.md", "LICENSE*",
+    "model*.safetensors", "model.safetensors.index.json", CONFIG, GENERATION, *TOKENIZER_FILES, *CARD_FILES,
 )  # fmt: skip
 # Who names a model on the command line waits in front of it.
 _PATIENCE = Patience(attempts=3)

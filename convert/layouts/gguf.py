@@ -86,14 +86,14 @@ def model_metadata(checkpoint: Checkpoint, file_type: int) -> Metadata:
     spec = checkpoint.spec
     architecture = spec.gguf_architecture
     metadata: Metadata = {"general.architecture": string(architecture), **checkpoint.provenance}
-    metadata |= {f"{architecture}.{key}": value for key, value in _hyperparameters(spec).items()}
+    metadata |= {f"{architecture}.{key}": value for key, value in hyperparameters(spec).items()}
     metadata["general.file_type"] = uint32(file_type)
     metadata["general.quantization_version"] = uint32(QUANTIZATION_VERSION)
     return metadata | checkpoint.vocabulary().metadata()
 
 
-def _hyperparameters(spec: ModelSpec) -> Metadata:
-    """Keys without their architecture prefix, as llama.cpp's loader knows them (src/llama-arch.cpp, `LLM_KV_NAMES`)."""
+def hyperparameters(spec: ModelSpec) -> Metadata:
+    """A spec as metadata: keys without their architecture prefix (llama.cpp src/llama-arch.cpp, `LLM_KV_NAMES`)."""
     metadata: Metadata = {
         "block_count": uint32(spec.layers),
         "context_length": uint32(spec.context),

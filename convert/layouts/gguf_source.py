@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from convert.errors import FormatError, MappingError
 from convert.families import family_of_gguf
 from convert.families.table import canonical_tensors
 from convert.layouts.gguf import rope_factors
+from convert.layouts.gguf_file import GgufFile
 from convert.layouts.gguf_split import read_gguf_model
 from convert.metadata import Metadata, ValueType
 from convert.spec import ModelSpec, Rope
@@ -20,6 +22,7 @@ from convert.tensors import FileTensor
 from convert.tokenizer import Vocabulary
 
 _ROPE_FACTORS = "rope_freqs.weight"
+_TOKENIZER_JSON = "tokenizer.huggingface.json"
 # What the file says of itself and not of the model.
 _OF_THE_FILE = frozenset(
     {"general.architecture", "general.file_type", "general.quantization_version", "general.alignment"}
@@ -37,12 +40,9 @@ def open_gguf(path: Path) -> Checkpoint:
         MappingError: the architecture is not supported, or a tensor has no place in its family.
     """
     file = read_gguf_model(path)
-    stored = {tensor.name: tensor for tensor in file.tensors}
-    factors = stored.pop(_ROPE_FACTORS, None)
-    spec = _read_spec(path.name, file.metadata, stored)
-    if factors is not None:
-        spec = replace(spec, rope=_llama3_rope(path.name, spec, factors))
-    tensors = canonical_tensors(family_of_gguf(spec.gguf_architecture, spec.experts > 0), spec, stored)
+    spec = spec_of(path.name, file)
+    family = family_of_gguf(spec.gguf_architecture, spec.experts > 0)
+    tensors = canonical_tensors(family, spec, weights_of(file))
 
     @cache
     def vocabulary() -> Vocabulary:
@@ -56,6 +56,8 @@ def open_gguf(path: Path) -> Checkpoint:
         tensors=tensors,
         vocabulary=vocabulary,
         files=(path, *{tensor.file.path for tensor in file.tensors}),
+        companions=lambda: _carried_tokenizer(path.name, file.metadata),
+        float32_by_layout=True,
         provenance={
             key: value
             for key, value in file.metadata.items()
@@ -64,7 +66,45 @@ def open_gguf(path: Path) -> Checkpoint:
     )
 
 
-def _read_spec(name: str, metadata: Metadata, stored: dict[str, FileTensor]) -> ModelSpec:
+def _carried_tokenizer(name: str, metadata: Metadata) -> dict[str, bytes]:
+    """The tokenizer.json that some writers put into the file whole (ggml docs/gguf.md, `tokenizer.huggingface.json`).
+
+    Raises:
+        FormatError: it is no JSON object.
+    """
+    value = metadata.get(_TOKENIZER_JSON)
+    if value is None:
+        return {}
+    try:
+        whole = isinstance(json.loads(value.content), dict)
+    except (ValueError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise FormatError(f"{name}: {_TOKENIZER_JSON} holds no JSON object", "the file is damaged; get it again")
+    return {"tokenizer.json": value.content.encode()}
+
+
+def weights_of(file: GgufFile) -> dict[str, FileTensor]:
+    """The tensors of a file that are weights, by their names there."""
+    return {tensor.name: tensor for tensor in file.tensors if tensor.name != _ROPE_FACTORS}
+
+
+def spec_of(name: str, file: GgufFile) -> ModelSpec:
+    """The hyperparameters of a file.
+
+    Args:
+        name: of the file, for messages.
+
+    Raises:
+        FormatError: a key is missing, or its value makes no sense.
+        MappingError: the architecture is not supported, or keys contradict each other.
+    """
+    spec = _read_keys(name, file.metadata, weights_of(file))
+    factors = next((tensor for tensor in file.tensors if tensor.name == _ROPE_FACTORS), None)
+    return spec if factors is None else replace(spec, rope=_llama3_rope(name, spec, factors))
+
+
+def _read_keys(name: str, metadata: Metadata, stored: dict[str, FileTensor]) -> ModelSpec:
     """The inverse of `convert.layouts.gguf.model_metadata`, with llama.cpp's defaults (src/llama-model.cpp)."""
     architecture = metadata.get("general.architecture")
     if architecture is None or not isinstance(architecture.content, str):

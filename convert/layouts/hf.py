@@ -13,6 +13,7 @@ from convert.documents import read_object
 from convert.errors import FormatError, MappingError, SourceError
 from convert.families import family_of_class
 from convert.families.table import Cut, Family, dropped
+from convert.layouts.companions import read_companions
 from convert.layouts.safetensors import read_tensors
 from convert.provenance import read_provenance
 from convert.spec import ModelSpec
@@ -20,11 +21,6 @@ from convert.tensors import FLOAT_DTYPES, FileTensor
 from convert.tokenizer import Vocabulary, read_vocabulary
 
 _INDEX = "model.safetensors.index.json"
-COMPANIONS = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "*.model.v*", "tekken.json",
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-    "chat_template.jinja", "chat_template.json",
-)  # fmt: skip
 
 
 def open_hf(folder: Path) -> Checkpoint:
@@ -59,14 +55,10 @@ def open_hf(folder: Path) -> Checkpoint:
         tensors=tensors,
         vocabulary=vocabulary,
         files=tuple(folder.iterdir()),
+        companions=lambda: read_companions(folder),
         provenance=read_provenance(folder, config, tensors.values(), spec),
         notes=tuple(_left_out(reasons)),
     )
-
-
-def companions(folder: Path) -> list[Path]:
-    """The configuration and the tokenizer of a Hugging Face folder: what goes along with the weights elsewhere."""
-    return sorted(path for pattern in COMPANIONS for path in folder.glob(pattern) if path.is_file())
 
 
 def architecture(config: Mapping[str, Any]) -> str:

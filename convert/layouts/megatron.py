@@ -1,8 +1,9 @@
-"""The Megatron-Core layout: a torch_dist checkpoint opened as a model, whatever parallelism wrote it."""
+"""The Megatron-Core layout: a checkpoint opened as a model, whatever parallelism wrote it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from convert.documents import read_object, read_text
 from convert.errors import FormatError, SourceError
 from convert.families import family_of_class
 from convert.families.table import dropped
+from convert.layouts.companions import read_companions
 from convert.layouts.hf import architecture
 from convert.layouts.megatron_arguments import check_arguments, config_of, read_arguments
 from convert.layouts.megatron_keys import canonical_key, canonical_tensors
-from convert.layouts.torch_dist import INDEX, ChunkedTensor, DistributedCheckpoint, read_index
+from convert.layouts.torch_dist import INDEX, ChunkedTensor, read_index
+from convert.layouts.torch_ranks import FOLDERS, read_ranks
 from convert.provenance import read_provenance
 from convert.tokenizer import Vocabulary, read_vocabulary
 
@@ -24,16 +27,19 @@ TRACKER = "latest_checkpointed_iteration.txt"
 _TRAINING_STATE = re.compile(
     r"^(chained_\d+\.)?(optimizer|opt_param_scheduler|rng_state|rerun_state_machine_state|common_state)\b"
 )
+# Any of these is a vocabulary.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "*.model.v*")
 
 
 def is_megatron(folder: Path) -> bool:
     """Whether a folder is a Megatron checkpoint, or holds one with its tracker."""
-    return (folder / TRACKER).is_file() or (folder / INDEX).is_file() or any(folder.glob("mp_rank_*"))
+    return (folder / TRACKER).is_file() or (folder / INDEX).is_file() or any(folder.glob(FOLDERS))
 
 
 def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:
-    """Open a torch_dist checkpoint. Only its index, its settings and the configuration are read.
+    """Open a checkpoint in the torch_dist or the legacy torch format.
+
+    Only its index, its settings and the configuration are read.
 
     Args:
         folder: where the tracker file lies, or the folder of one iteration.
@@ -46,19 +52,26 @@ def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:
         MappingError: the model is not supported, or weights and configuration contradict each other.
     """
     iteration = _iteration(folder)
-    checkpoint = read_index(iteration)
-    arguments = read_arguments(iteration, checkpoint)
-    beside = (iteration, folder, iteration.parent, iteration / "hf", iteration / "tokenizer")
-    stored, notes = _model_tensors(checkpoint)
-    tokenizer = _first_with(_TOKENIZER_FILES, (_folder_of(hf_config),) if hf_config else beside)
+    legacy = any(iteration.glob(FOLDERS))
+    if legacy:
+        tensors, arguments = read_ranks(iteration)
+    else:
+        checkpoint = read_index(iteration)
+        tensors, arguments = checkpoint.tensors, read_arguments(iteration, checkpoint)
+    beside = _beside(folder, iteration)
+    stored, notes = _model_tensors(tensors)
+    tokenizer = tokenizer_folder(folder, hf_config)
     config, source = _configuration(folder, hf_config, beside, arguments, stored, tokenizer)
     family = family_of_class(architecture(config))
     spec = family.read_config(config)
     check_arguments(arguments, spec)
+    if legacy and spec.tied:
+        # The last stage of a pipeline has the embedding once more, as its output matrix.
+        stored = [tensor for tensor in stored if canonical_key(tensor.key) != "output_layer.weight"]
     kept = [tensor for tensor in stored if dropped(family, tensor.key.removeprefix("model.")) is None]
     if len(kept) < len(stored):
         notes.append(f"left out {len(stored) - len(kept)} tensors: the vision tower and its projector")
-    tensors = canonical_tensors(family, spec, kept)
+    canonical = canonical_tensors(family, spec, kept)
     padding = max(_padding(tensor, spec.vocab) for tensor in kept)
     if padding:
         notes.append(f"left out {padding} rows that pad the vocabulary of {spec.vocab}")
@@ -70,12 +83,28 @@ def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:
     return Checkpoint(
         path=folder,
         spec=spec,
-        tensors=tensors,
+        tensors=canonical,
         vocabulary=vocabulary,
+        companions=lambda: read_companions(source, tokenizer or source, card=hf_config is None),
         files=tuple(file for place in {iteration, folder, source, tokenizer or source} for file in place.iterdir()),
-        provenance=read_provenance(source, config, tensors.values(), spec),
+        provenance=read_provenance(source, config, canonical.values(), spec),
         notes=tuple(notes),
     )
+
+
+def tokenizer_folder(folder: Path, hf_config: Path | None = None) -> Path | None:
+    """Where the tokenizer of a checkpoint lies, None where it has none.
+
+    Raises:
+        SourceError, FormatError: it is no Megatron checkpoint.
+    """
+    places = (_folder_of(hf_config),) if hf_config else _beside(folder, _iteration(folder))
+    return _first_with(_TOKENIZER_FILES, places)
+
+
+def _beside(folder: Path, iteration: Path) -> tuple[Path, ...]:
+    """Where configuration and tokenizer may lie beside the weights."""
+    return (iteration, folder, iteration.parent, iteration / "hf", iteration / "tokenizer")
 
 
 def _iteration(folder: Path) -> Path:
@@ -88,22 +117,18 @@ def _iteration(folder: Path) -> Path:
         if word != "release" and not re.fullmatch(r"\d{1,12}", word):
             raise FormatError(f"{TRACKER}: {word[:40]!r} is no iteration", "it holds a number, or the word release")
         found = folder / (word if word == "release" else f"iter_{int(word):07d}")
-    if (found / INDEX).is_file():
+    if (found / INDEX).is_file() or any(found.glob(FOLDERS)):
         return found
-    if any(found.glob("mp_rank_*")):
-        raise SourceError(
-            f"{found}: a checkpoint in the legacy torch format",
-            "save it with --ckpt-format torch_dist first",
-        )
     raise SourceError(
-        f"{found}: no {INDEX}", f"give the folder of a torch_dist checkpoint, or the one that holds {TRACKER}"
+        f"{found}: neither {INDEX} nor {FOLDERS}",
+        f"give the folder of a Megatron-Core checkpoint, or the one that holds {TRACKER}",
     )
 
 
-def _model_tensors(checkpoint: DistributedCheckpoint) -> tuple[list[ChunkedTensor], list[str]]:
+def _model_tensors(tensors: Mapping[str, ChunkedTensor]) -> tuple[list[ChunkedTensor], list[str]]:
     """The model's own tensors, and what was left out."""
     kept, state = [], 0
-    for key, tensor in checkpoint.tensors.items():
+    for key, tensor in tensors.items():
         if _TRAINING_STATE.match(key):
             state += 1
         elif not key.endswith("._extra_state"):
@@ -123,7 +148,7 @@ def _configuration(
     folder: Path,
     hf_config: Path | None,
     beside: tuple[Path, ...],
-    arguments: dict[str, Any],
+    arguments: Mapping[str, Any],
     stored: list[ChunkedTensor],
     tokenizer: Path | None,
 ) -> tuple[dict[str, Any], Path]:

@@ -13,7 +13,7 @@ from typing import Any
 from convert.errors import FormatError, MappingError
 from convert.layouts.pickles import Record
 from convert.layouts.torch_dist import DistributedCheckpoint
-from convert.layouts.torch_file import open_file, read_torch_object
+from convert.layouts.torch_file import TorchZip, open_file
 from convert.spec import ModelSpec
 
 _COMMON = "common.pt"
@@ -70,7 +70,7 @@ def _read_common(folder: Path, checkpoint: DistributedCheckpoint) -> Any:
     """The common state: a file of its own up to Megatron-Core 0.18, an object among the others from 0.19 on."""
     if (folder / _COMMON).is_file():
         file = open_file(folder / _COMMON)
-        return read_torch_object(file, 0, file.size, _COMMON)
+        return TorchZip(file, 0, file.size, _COMMON).value
     if _COMMON_KEY not in checkpoint.objects:
         return {}
     value = checkpoint.objects[_COMMON_KEY].value()
@@ -124,6 +124,10 @@ def config_of(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, 
         config["tie_word_embeddings"] = tied if isinstance(tied, bool) else not untied
     if _is_number(arguments.get("vocab_size")):
         config["vocab_size"] = arguments["vocab_size"]
+    # Positions before the own one that are attended to; -1 for all of them.
+    window = arguments.get("window_size")
+    if isinstance(window, (list, tuple)) and window and _is_number(window[0]):
+        config["sliding_window"] = window[0] + 1
     if arguments.get("position_embedding_type") not in (None, "rope") or any(
         arguments.get(name) for name in ("use_rope_scaling", "rope_scaling", "rotary_seq_len_interpolation_factor")
     ):

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from convert.dtypes import convert_tensor
 from convert.errors import MappingError, SourceError
 from convert.families.table import Family, Row, Target, source_names
 from convert.layouts.torch_dist import ChunkedTensor, TensorSlice
-from convert.rearrange import ArrangedTensor, Rows, invert
+from convert.rearrange import ArrangedTensor, Index, Rows, invert
 from convert.spec import ModelSpec
 from convert.tensors import FLOAT_DTYPES, Tensor
+from convert.types import BlockType
 
 LAYER, EXPERT = ".{layer}", ".{expert}"
 
@@ -76,7 +78,12 @@ class _Store:
             # A norm may be stored under both of its names.
             self._tensors.setdefault(canonical_key(tensor.key), tensor)
         self._unused = dict(self._tensors)
-        self._heights = fused_heights(family, spec)
+        # Rows of one layer and expert under each key, and those before each of the tensors that are fused there.
+        self._heights: dict[str, int] = {}
+        self._starts: dict[str, int] = {}
+        for row in family.rows:
+            self._starts[row.hf] = self._heights.get(row.megatron, 0)
+            self._heights[row.megatron] = self._starts[row.hf] + spec.dimension(row.shape[0])
 
     def rows_of(self, row: Row) -> Iterator[tuple[str, Rows]]:
         """Canonical name and rows of each tensor that a row of the table stands for."""
@@ -147,20 +154,13 @@ class _Store:
                 f"check {', '.join(row.shape)} in config.json or the saved arguments against the weights",
             )
 
-    def _index(self, row: Row, pieces: tuple[TensorSlice, ...]) -> np.ndarray | None:
+    def _index(self, row: Row, pieces: tuple[TensorSlice, ...]) -> Index:
         if row.places is not None:
             return row.places(self._spec)
-        height = self._spec.dimension(row.shape[0])
-        # Megatron-LM pads the vocabulary so that every rank has as many rows.
-        return np.arange(height, dtype=np.int64) if pieces[0].shape[0] > height else None
-
-
-def fused_heights(family: Family, spec: ModelSpec) -> dict[str, int]:
-    """Rows of one layer and expert of each key of the table."""
-    heights: dict[str, int] = {}
-    for row in family.rows:
-        heights[row.megatron] = heights.get(row.megatron, 0) + spec.dimension(row.shape[0])
-    return heights
+        start, height = self._starts[row.hf], self._spec.dimension(row.shape[0])
+        # What follows is another tensor, or what Megatron-LM pads the vocabulary with, so that ranks have equal parts.
+        alone = height == sum(piece.shape[0] for piece in pieces)
+        return None if alone else range(start, start + height)
 
 
 def _shapes(row: Row, spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -195,14 +195,13 @@ class MegatronTensor:
 
 
 def megatron_tensors(family: Family, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> list[MegatronTensor]:
-    """Every tensor of the Megatron-Core form, stacked.
+    """Every tensor of the Megatron-Core form, stacked. Tensors of several types that share a key become F32.
 
     Args:
-        tensors: canonical name to tensor, without the dropped ones.
+        tensors: canonical name to tensor in a float type, without the dropped ones.
 
     Raises:
-        MappingError: a tensor is missing, unknown, of another shape than the spec says, or of another type than those
-            that it is stacked with.
+        MappingError: a tensor is missing, unknown, or of another shape than the spec says.
     """
     unused = set(tensors)
     groups: dict[str, list[Row]] = {}
@@ -214,11 +213,13 @@ def megatron_tensors(family: Family, spec: ModelSpec, tensors: Mapping[str, Tens
         if not present:
             continue
         leading = ((spec.layers,) if LAYER in template else ()) + ((spec.experts,) if EXPERT in template else ())
+        sources = [_sources(present, place, spec, tensors, unused) for place in np.ndindex(*leading)]
+        kinds = {source.dtype for part in sources for source in part}
+        kind = BlockType[kinds.pop()] if len(kinds) == 1 else BlockType.F32
         key = template.replace(LAYER, "").replace(EXPERT, "")
-        parts = tuple(_fuse(key, present, place, spec, tensors, unused) for place in np.ndindex(*leading))
-        planned.append(MegatronTensor(key, leading, parts))
-        if len({part.rows.dtype for part in parts}) > 1:
-            raise _mixed(key)
+        shape, index = _fused_shape(present, spec), _fused_order(present, spec)
+        parts = (tuple(convert_tensor(source, kind) for source in part) for part in sources)
+        planned.append(MegatronTensor(key, leading, tuple(Target(key, shape, Rows(part, index)) for part in parts)))
     if unused:
         raise MappingError(
             f"tensor {min(unused)} has no place in the {family.name} family",
@@ -227,9 +228,10 @@ def megatron_tensors(family: Family, spec: ModelSpec, tensors: Mapping[str, Tens
     return planned
 
 
-def _fuse(
-    key: str, rows: list[Row], place: tuple[int, ...], spec: ModelSpec, tensors: Mapping[str, Tensor], unused: set[str]
-) -> Target:
+def _sources(
+    rows: list[Row], place: tuple[int, ...], spec: ModelSpec, tensors: Mapping[str, Tensor], unused: set[str]
+) -> list[Tensor]:
+    """The tensors that are fused at one place of a stack, crossed off."""
     layer, expert = (*place, 0, 0)[:2]
     sources = []
     for row in rows:
@@ -244,17 +246,15 @@ def _fuse(
             )
         unused.discard(name)
         sources.append(tensors[name])
-    if len({source.dtype for source in sources}) > 1:
-        raise _mixed(key)
-    places = [row.places(spec) for row in rows if row.places is not None]
-    # Rows that only follow each other, as up follows gate, need no index.
-    order = np.concatenate(places) if places else np.arange(0)
-    index = None if np.array_equal(order, np.arange(len(order))) else invert(order)
+    return sources
+
+
+def _fused_shape(rows: list[Row], spec: ModelSpec) -> tuple[int, ...]:
     height = sum(spec.dimension(row.shape[0]) for row in rows)
-    return Target(key, (height, *sources[0].shape[1:]), Rows(tuple(sources), index))
+    return (height, *(spec.dimension(axis) for axis in rows[0].shape[1:]))
 
 
-def _mixed(key: str) -> MappingError:
-    return MappingError(
-        f"the tensors that {key} is made of differ in type", "save the checkpoint in a single dtype first"
-    )
+def _fused_order(rows: list[Row], spec: ModelSpec) -> Index:
+    """The order of the fused rows; none where they only follow each other, as up follows gate."""
+    places = [row.places(spec) for row in rows if row.places is not None]
+    return invert(np.concatenate(places)) if places else None

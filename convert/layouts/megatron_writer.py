@@ -9,30 +9,34 @@ ones still read it there.
 from __future__ import annotations
 
 import json
-import math
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from convert.checkpoint import Checkpoint
-from convert.console import byte_progress, format_bytes
-from convert.encodings import check_finite
+from convert.console import format_bytes
+from convert.dtypes import main_type, typed_tensors
+from convert.encodings import encode_floats
 from convert.errors import DiskError, UsageError
 from convert.families import family_named
 from convert.families.table import Target
+from convert.folder import FolderPlan, write_files
+from convert.layouts.companions import companion_files
 from convert.layouts.megatron import TRACKER, is_megatron
 from convert.layouts.megatron_arguments import arguments_of
 from convert.layouts.megatron_keys import MegatronTensor, megatron_tensors, separate_norm_key
-from convert.layouts.pickles import Record, make_record, named, write_pickle
-from convert.layouts.torch_dist import DTYPES, INDEX
-from convert.layouts.torch_file import write_torch_object, write_torch_tensor
-from convert.run import CHUNK_WEIGHTS
+from convert.layouts.pickles import make_record
+from convert.layouts.torch_dist import INDEX
+from convert.layouts.torch_dist_index import IndexWriter
+from convert.layouts.torch_file import TensorZip, encode_torch_object
+from convert.plan import Plan, PlannedTensor
+from convert.run import Output, run
+from convert.spec import ModelSpec
 from convert.tensors import FLOAT_DTYPES, row_length
+from convert.types import BlockType
 
 RELEASE = "release"
 """What the tracker says of a checkpoint that no training step made."""
@@ -40,7 +44,6 @@ RELEASE = "release"
 # A rank that loads a part of a tensor reads the whole of each chunk that it touches.
 _CHUNK_BYTES = 64 << 20
 _DATA = "__0_0.distcp"
-_CHECKPOINT = "torch.distributed.checkpoint."
 _FORMAT = {
     "sharded_backend": "torch_dist",
     "sharded_backend_version": 1,
@@ -49,58 +52,38 @@ _FORMAT = {
 }
 
 
-@dataclass(frozen=True)
-class MegatronPlan:
-    """A checkpoint that is not written yet.
+def plan_megatron(checkpoint: Checkpoint, wanted: BlockType | None) -> FolderPlan:
+    """Decide every file of a checkpoint's Megatron-Core form.
 
-    Attributes:
-        tensors: in the order of the file.
-        common: the common state, of builtins and Records.
-    """
-
-    tensors: tuple[MegatronTensor, ...]
-    common: dict[str, Any]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all weights."""
-        return sum(math.prod(tensor.shape) * FLOAT_DTYPES[tensor.dtype].itemsize for tensor in self.tensors)
-
-    def describe_tensors(self) -> list[dict[str, Any]]:
-        """One JSON-ready object a tensor: name, shape, type, bytes."""
-        return [
-            {
-                "name": tensor.key,
-                "shape": list(tensor.shape),
-                "type": tensor.dtype,
-                "bytes": math.prod(tensor.shape) * FLOAT_DTYPES[tensor.dtype].itemsize,
-            }
-            for tensor in self.tensors
-        ]
-
-
-def plan_megatron(checkpoint: Checkpoint) -> MegatronPlan:
-    """The plan of a checkpoint's Megatron-Core form.
+    Args:
+        checkpoint: the source.
+        wanted: F32, F16 or BF16 for every tensor, or None: see `typed_tensors`.
 
     Raises:
-        MappingError: see `megatron_tensors`.
+        MappingError: see `megatron_tensors` and `companion_files`.
+        SourceError: the tokenizer cannot be written as files.
     """
     spec = checkpoint.spec
-    tensors = megatron_tensors(family_named(spec.family), spec, checkpoint.tensors)
+    tensors = typed_tensors(checkpoint, wanted)
+    kind = wanted or main_type(tensors)
+    stacked = megatron_tensors(family_named(spec.family), spec, tensors)
     if spec.experts:
         # Transformer Engine's layers and the local ones disagree on this norm's key; each ignores the other's.
-        names = ((separate_norm_key(tensor.key), tensor) for tensor in tensors)
-        tensors += [MegatronTensor(name, tensor.leading, tensor.parts) for name, tensor in names if name]
-    common = {
-        "args": make_record("argparse Namespace", state=arguments_of(spec, tensors[0].dtype)),
-        "checkpoint_version": 3.0,
-        "iteration": 0,
-        "content_metadata": {"singleton_local_shards": False},
+        names = ((separate_norm_key(tensor.key), tensor) for tensor in stacked)
+        stacked += [MegatronTensor(name, tensor.leading, tensor.parts) for name, tensor in names if name]
+    plan, index = _lay_out(stacked)
+    files = {
+        **companion_files(checkpoint, kind),
+        f"{RELEASE}/common.pt": encode_torch_object(_common(spec, kind)),
+        f"{RELEASE}/{INDEX}": index,
+        # Megatron-Core takes a folder without this file for one that was never finished.
+        f"{RELEASE}/metadata.json": json.dumps(_FORMAT).encode(),
+        TRACKER: RELEASE.encode(),
     }
-    return MegatronPlan(tuple(tensors), common)
+    return FolderPlan({f"{RELEASE}/{_DATA}": plan}, files)
 
 
-def check_folder(plan: MegatronPlan, folder: Path, inputs: Iterable[Path], *, overwrite: bool) -> None:
+def check_folder(folder: Path, plan: FolderPlan, inputs: Iterable[Path], *, overwrite: bool) -> None:
     """Refuse what could not end well, before anything is written.
 
     Args:
@@ -127,34 +110,26 @@ def check_folder(plan: MegatronPlan, folder: Path, inputs: Iterable[Path], *, ov
         )
 
 
-def write_megatron(plan: MegatronPlan, folder: Path, companions: Sequence[Path]) -> None:
+def write_megatron(folder: Path, plan: FolderPlan, *, threads: int) -> None:
     """Write the checkpoint: all of it, or none under this name.
 
     Args:
         folder: what `--load` of Megatron-LM takes: it gets the tracker file and the folder `release`.
-        companions: files to copy beside the tracker: config.json and the tokenizer.
+        plan: its files.
+        threads: how many chunks are worked on at once.
 
     Raises:
         SourceError: a weight is not finite, or the source is truncated.
+        QuantizationError: a value is beyond the range of the type.
         OSError: writing failed.
     """
     partial = _partial(folder)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        release = partial / RELEASE
-        release.mkdir(parents=True)
-        for path in companions:
-            shutil.copyfile(path, partial / path.name)
-        with (release / _DATA).open("wb") as out:
-            index = _write_weights(plan, folder.name, out)
-            _sync(out)
-        with (release / "common.pt").open("wb") as out:
-            write_torch_object(out, plan.common)
-            _sync(out)
-        _write_file(release / INDEX, write_pickle(index))
-        # Megatron-Core takes a folder without this file for one that was never finished.
-        _write_file(release / "metadata.json", json.dumps(_FORMAT).encode())
-        _write_file(partial / TRACKER, RELEASE.encode())
+        (partial / RELEASE).mkdir(parents=True)
+        outputs = [Output(weights, partial / name) for name, weights in plan.weights.items()]
+        run(outputs, encode_floats, threads=threads, what=folder.name)
+        write_files(partial, plan.files)
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
@@ -167,57 +142,49 @@ def _partial(folder: Path) -> Path:
     return folder.with_name(folder.name + ".partial")
 
 
-def _write_weights(plan: MegatronPlan, what: str, out: BinaryIO) -> Record:
-    """Append every chunk, and return the index that says where each one is."""
-    listed: dict[str, Record] = {}
-    # The keys are objects without a value of their own, which a dict keeps apart.
-    stored: dict[Record, Record] = {}
-    with byte_progress(plan.size, what) as bar:
-        for tensor in plan.tensors:
-            chunks = []
-            for part, place in zip(tensor.parts, np.ndindex(*tensor.leading), strict=True):
-                for start, stop in _row_ranges(part):
-                    inner = (stop - start, *part.shape[1:])
-                    shape = (*(1 for _ in place), *inner)
-                    offsets = (*place, start, *(0 for _ in inner[1:]))
-                    begin = out.tell()
-                    write_torch_tensor(out, tensor.dtype, shape, _values(part, start, stop))
-                    stored[_place(tensor.key, offsets)] = _range(begin, out.tell())
-                    chunks.append(_record("metadata ChunkStorageMetadata", offsets=_size(offsets), sizes=_size(shape)))
-                    bar.update(math.prod(shape) * FLOAT_DTYPES[tensor.dtype].itemsize)
-            listed[tensor.key] = _record(
-                "metadata TensorStorageMetadata",
-                properties=make_record(_CHECKPOINT + "metadata TensorProperties", state=_properties(tensor.dtype)),
-                size=_size(tensor.shape),
-                chunks=chunks,
-            )
-    begin = out.tell()
-    write_torch_object(out, [None])
-    for key in _extra_states(plan.tensors):
-        listed[key] = make_record(_CHECKPOINT + "metadata BytesStorageMetadata", state={})
-        stored[_place(key, None)] = _range(begin, out.tell())
-    return _record(
-        "metadata Metadata",
-        state_dict_metadata=listed,
-        planner_data=None,
-        storage_data=stored,
-        storage_meta=None,
-        version="1.0.0",
-    )
+def _common(spec: ModelSpec, kind: BlockType) -> dict[str, Any]:
+    return {
+        "args": make_record("argparse Namespace", state=arguments_of(spec, kind.name)),
+        "checkpoint_version": 3.0,
+        "iteration": 0,
+        "content_metadata": {"singleton_local_shards": False},
+    }
+
+
+def _lay_out(tensors: Sequence[MegatronTensor]) -> tuple[Plan, bytes]:
+    """The plan of the one file of weights, a torch.save zip for each chunk, and the index that says where each is."""
+    # Every module's further state is nothing, so that one object, at the start of the file, serves them all.
+    nothing = encode_torch_object([None])
+    index = IndexWriter(_DATA)
+    for key in _extra_states(tensors):
+        index.add_object(key, 0, len(nothing))
+    planned: list[PlannedTensor] = []
+    end = 0
+    for tensor in tensors:
+        index.add_tensor(tensor.key, tensor.dtype, tensor.shape)
+        for target, offsets, shape in _chunks(tensor):
+            zipped = TensorZip(tensor.dtype, shape)
+            chunk = PlannedTensor(target, BlockType[tensor.dtype], end + zipped.before, zipped)
+            begin, end = end, chunk.offset + chunk.info.size + zipped.after
+            index.add_chunk(tensor.key, offsets, shape, len(nothing) + begin, len(nothing) + end)
+            planned.append(chunk)
+    return Plan(nothing, tuple(planned), len(nothing) + end), index.encode()
+
+
+def _chunks(tensor: MegatronTensor) -> Iterator[tuple[Target, tuple[int, ...], tuple[int, ...]]]:
+    """The chunks of a stack, each with its offsets and its lengths along all axes of the stack."""
+    for part, place in zip(tensor.parts, np.ndindex(*tensor.leading), strict=True):
+        for start, stop in _row_ranges(part):
+            inner = (stop - start, *part.shape[1:])
+            offsets = (*place, start, *(0 for _ in inner[1:]))
+            name = f"{tensor.key}[{', '.join(map(str, offsets))}]"
+            yield Target(name, inner, part.rows.part(start, stop)), offsets, (*(1 for _ in place), *inner)
 
 
 def _row_ranges(part: Target) -> Iterator[tuple[int, int]]:
     row_bytes = row_length(part.shape) * FLOAT_DTYPES[part.rows.dtype].itemsize
     step = max(1, _CHUNK_BYTES // row_bytes)
     return ((start, min(start + step, part.rows.count)) for start in range(0, part.rows.count, step))
-
-
-def _values(part: Target, start: int, stop: int) -> Iterator[memoryview]:
-    step = max(1, CHUNK_WEIGHTS // row_length(part.shape))
-    for first in range(start, stop, step):
-        rows = np.ascontiguousarray(part.rows.read(first, min(first + step, stop)))
-        check_finite(part, rows, first)
-        yield rows.data.cast("B")
 
 
 def _extra_states(tensors: Sequence[MegatronTensor]) -> Iterator[str]:
@@ -235,39 +202,3 @@ def _extra_states(tensors: Sequence[MegatronTensor]) -> Iterator[str]:
         whole = ".".join(map(str, leading))
         for place in np.ndindex(*leading):
             yield f"{module}._extra_state/shard_{'.'.join(map(str, place))}_{whole}"
-
-
-def _record(name: str, **attributes: Any) -> Record:
-    return make_record(_CHECKPOINT + name, state=attributes)
-
-
-def _place(key: str, offsets: tuple[int, ...] | None) -> Record:
-    offset = None if offsets is None else _size(offsets)
-    return _record("metadata MetadataIndex", fqn=key, offset=offset, index=None)
-
-
-def _range(begin: int, end: int) -> Record:
-    return _record("filesystem _StorageInfo", relative_path=_DATA, offset=begin, length=end - begin)
-
-
-def _size(lengths: tuple[int, ...]) -> Record:
-    return make_record("torch Size", lengths)
-
-
-def _properties(dtype: str) -> tuple[Any, ...]:
-    """dtype, layout, requires_grad, memory format, pin_memory: `TensorProperties.__getstate__`."""
-    name = next(name for name, ours in DTYPES.items() if ours == dtype)
-    layout = make_record("torch.serialization _get_layout", "torch.strided")
-    contiguous = make_record(_CHECKPOINT + "metadata _MEM_FORMAT_ENCODING", 0)
-    return (named(name), layout, False, contiguous, False)
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    with path.open("wb") as out:
-        out.write(data)
-        _sync(out)
-
-
-def _sync(out: BinaryIO) -> None:
-    out.flush()
-    os.fsync(out.fileno())

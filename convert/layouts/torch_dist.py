@@ -11,13 +11,13 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from convert.errors import FormatError, SourceError
 from convert.layouts.pickles import global_name, is_name, read_pickle
-from convert.layouts.torch_file import StoredArray, open_file, read_torch_object, read_torch_tensor
+from convert.layouts.torch_file import StoredArray, TorchZip, open_file
 from convert.tensors import FLOAT_DTYPES, SourceFile, row_length
 
 INDEX = ".metadata"
@@ -39,20 +39,38 @@ class Blob:
     @cached_property
     def tensor(self) -> StoredArray:
         """Where its values lie."""
-        return read_torch_tensor(self.file, self.offset, self.length, self.source)
+        zipped = TorchZip(self.file, self.offset, self.length, self.source)
+        return zipped.array(zipped.value)
 
     def value(self) -> Any:
         """What it holds, if it is no tensor."""
-        return read_torch_object(self.file, self.offset, self.length, self.source)
+        return TorchZip(self.file, self.offset, self.length, self.source).value
+
+
+class Stored(Protocol):
+    """Values somewhere in a file.
+
+    Attributes:
+        file: the file.
+        source: what they are, for messages.
+        tensor: where they lie, found when it is first asked for.
+    """
+
+    @property
+    def file(self) -> SourceFile: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def tensor(self) -> StoredArray: ...
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A block of a tensor: where it starts in the whole, its lengths, and the zip that holds it."""
+    """A block of a tensor: where it starts in the whole, its lengths, and where its values are."""
 
     start: tuple[int, ...]
     shape: tuple[int, ...]
-    blob: Blob
+    blob: Stored
 
 
 @dataclass(frozen=True)
@@ -96,8 +114,8 @@ class TensorSlice:
         """
         rows = np.empty((stop - start, row_length(self.shape)), FLOAT_DTYPES[self.dtype])
         filled = 0
-        for chunk in self.whole.chunks:
-            filled += self._copy(chunk, start, stop, rows)
+        for chunk, matrix in self._chunks:
+            filled += self._copy(chunk, matrix, start, stop, rows)
         if filled != rows.size:
             raise SourceError(
                 f"tensor {self.name}: the chunks hold {filled} of {rows.size} values of its rows {start} to {stop}",
@@ -105,13 +123,21 @@ class TensorSlice:
             )
         return rows
 
-    def _copy(self, chunk: Chunk, start: int, stop: int, rows: np.ndarray) -> int:
+    @cached_property
+    def _chunks(self) -> list[tuple[Chunk, int]]:
+        """The chunks that have some of it, and the number of its matrix within each."""
+        found = []
+        for chunk in self.whole.chunks:
+            stack = list(zip(self.leading, chunk.start, chunk.shape, strict=False))
+            if all(first <= at < first + length for at, first, length in stack):
+                matrix = 0
+                for at, first, length in stack:
+                    matrix = matrix * length + (at - first)
+                found.append((chunk, matrix))
+        return found
+
+    def _copy(self, chunk: Chunk, matrix: int, start: int, stop: int, rows: np.ndarray) -> int:
         """Copy what the chunk has of rows [start, stop); returns how many values that was."""
-        matrix = 0
-        for at, first, length in zip(self.leading, chunk.start, chunk.shape, strict=False):
-            if not first <= at < first + length:
-                return 0
-            matrix = matrix * length + (at - first)
         depth = len(self.leading)
         first_row, *column = chunk.start[depth:] or (0,)
         height, *width = chunk.shape[depth:] or (1,)

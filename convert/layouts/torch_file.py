@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import zipfile
-from collections.abc import Iterable
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from convert.errors import FormatError, SourceError
 from convert.layouts.pickles import Persistent, global_name, is_name, make_record, named, read_pickle, write_pickle
-from convert.tensors import SourceFile
+from convert.tensors import FLOAT_DTYPES, SourceFile
 
 STORAGES = {"F32": "torch FloatStorage", "F16": "torch HalfStorage", "BF16": "torch BFloat16Storage"}
 """Names of the storages whose tensors can be carried, by dtype."""
@@ -66,46 +67,77 @@ class StoredArray:
     offset: int
 
 
-def read_torch_object(file: SourceFile, start: int, length: int, source: str) -> Any:
-    """The value of a torch.save zip, tensors within it as Records (see `read_pickle`).
+class TorchZip:
+    """A torch.save zip within a file: what it holds, and where the values of the tensors in it lie.
+
+    Args:
+        file: the file.
+        start, length: the range of it that is the zip.
+        source: what it is, for messages.
+
+    Attributes:
+        value: builtins, and Records (see `read_pickle`); a tensor is a Record too.
 
     Raises:
         SourceError, FormatError: the range is outside the file, no such zip, or its pickle is refused.
     """
-    with _open_zip(file, start, length, source) as archive:
-        return _description(archive, source, persistent=lambda _: None)
 
+    def __init__(self, file: SourceFile, start: int, length: int, source: str) -> None:
+        self._file, self._start, self._length, self._source = file, start, length, source
+        with _open_zip(file, start, length, source) as archive:
+            # The folder within the zip is the name of the file that was saved.
+            self._entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
+            self.value = self._description(archive)
 
-def read_torch_tensor(file: SourceFile, start: int, length: int, source: str) -> StoredArray:
-    """Where the values of the one tensor of a torch.save zip lie.
+    def array(self, tensor: Any) -> StoredArray:
+        """Where the values of a tensor lie.
 
-    Raises:
-        SourceError, FormatError: as `read_torch_object`; or it is no contiguous tensor of a float type.
-    """
-    with _open_zip(file, start, length, source) as archive:
-        value = _description(archive, source, persistent=lambda key: key)
+        Args:
+            tensor: a part of the value.
+
+        Raises:
+            FormatError: it is no contiguous tensor of a float type.
+        """
+        while is_name(tensor, "torch._utils _rebuild_parameter") and tensor.arguments:
+            tensor = tensor.arguments[0]
         try:
-            (_, storage, key, _, _), first, shape, strides, *_ = value.arguments
+            (_, storage, key, _, _), first, shape, strides, *_ = tensor.arguments
             shape, strides = tuple(map(int, shape)), tuple(map(int, strides))
             dtype = next(dtype for dtype, name in STORAGES.items() if name == global_name(storage))
-            entry = _entry(archive, f"data/{key}")
+            entry = self._entries[f"data/{key}"]
         except (AttributeError, TypeError, ValueError, KeyError, StopIteration) as error:
             raise FormatError(
-                f"{source}: no tensor of a type that can be carried", f"supported: {', '.join(STORAGES)}"
+                f"{self._source}: no tensor of a type that can be carried", f"supported: {', '.join(STORAGES)}"
             ) from error
-        itemsize = 4 if dtype == "F32" else 2
+        itemsize = FLOAT_DTYPES[dtype].itemsize
         steps = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
         bent = any(stride != step for stride, step, size in zip(strides, steps, shape, strict=True) if size > 1)
-        if not is_name(value, "torch._utils _rebuild_tensor_v2") or bent:
-            raise FormatError(f"{source}: its values do not lie row after row", "save the checkpoint again")
+        if not is_name(tensor, "torch._utils _rebuild_tensor_v2") or bent:
+            raise FormatError(f"{self._source}: its values do not lie row after row", "save the checkpoint again")
         inside = first * itemsize
         stored = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
         if not stored or inside < 0 or inside + math.prod(shape) * itemsize > entry.file_size:
-            raise FormatError(f"{source}: its values are compressed or cut off", "get the checkpoint again")
-        values = start + entry.header_offset + _header_bytes(file, start + entry.header_offset)
-        if values + entry.file_size > start + length:
-            raise FormatError(f"{source}: its values are cut off", "get the checkpoint again")
+            raise FormatError(f"{self._source}: its values are compressed or cut off", "get the checkpoint again")
+        header = self._start + entry.header_offset
+        values = header + _header_bytes(self._file, header)
+        if values + entry.file_size > self._start + self._length:
+            raise FormatError(f"{self._source}: its values are cut off", "get the checkpoint again")
         return StoredArray(dtype, shape, values + inside)
+
+    def _description(self, archive: zipfile.ZipFile) -> Any:
+        try:
+            entry = self._entries["data.pkl"]
+            order = archive.read(self._entries["byteorder"]) if "byteorder" in self._entries else b"little"
+            if entry.file_size > _LARGEST_PICKLE or order != b"little":
+                raise FormatError(
+                    f"{self._source}: a description of {entry.file_size} bytes, {order!r}", "save it again"
+                )
+            data = archive.read(entry)
+        except (zipfile.BadZipFile, KeyError, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+            raise FormatError(
+                f"{self._source}: not what torch.save writes ({error})", "get the checkpoint again"
+            ) from error
+        return read_pickle(data, self._source, persistent=lambda key: key)
 
 
 def _open_zip(file: SourceFile, start: int, length: int, source: str) -> zipfile.ZipFile:
@@ -122,30 +154,6 @@ def _open_zip(file: SourceFile, start: int, length: int, source: str) -> zipfile
         ) from error
 
 
-def _description(archive: zipfile.ZipFile, source: str, persistent: Any) -> Any:
-    try:
-        entry = _entry(archive, "data.pkl")
-        order = archive.read(_entry(archive, "byteorder")) if _has(archive, "byteorder") else b"little"
-        if entry.file_size > _LARGEST_PICKLE or order != b"little":
-            raise FormatError(f"{source}: a description of {entry.file_size} bytes, {order!r}", "save it again")
-        data = archive.read(entry)
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        raise FormatError(f"{source}: not what torch.save writes ({error})", "get the checkpoint again") from error
-    return read_pickle(data, source, persistent)
-
-
-def _entry(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
-    # The folder within the zip is the name of the file that was saved.
-    for entry in archive.infolist():
-        if entry.filename.partition("/")[2] == name:
-            return entry
-    raise KeyError(f"there is no {name}")
-
-
-def _has(archive: zipfile.ZipFile, name: str) -> bool:
-    return any(entry.filename.partition("/")[2] == name for entry in archive.infolist())
-
-
 def _header_bytes(file: SourceFile, offset: int) -> int:
     """Length of a local header, whose name and extra field differ from the central directory's."""
     header = bytearray(_LOCAL_HEADER_BYTES)
@@ -153,56 +161,68 @@ def _header_bytes(file: SourceFile, offset: int) -> int:
     return _LOCAL_HEADER_BYTES + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
 
 
-def write_torch_tensor(out: BinaryIO, dtype: str, shape: tuple[int, ...], values: Iterable[memoryview]) -> None:
-    """Append what torch.save writes of a tensor, from where the file stands.
+@dataclass(frozen=True)
+class TensorZip:
+    """What torch.save writes around the values of one tensor: an `Envelope` (see `convert.plan`).
 
-    Args:
-        out: a file that can seek.
+    Attributes:
         dtype: F32, F16 or BF16.
-        values: its bytes, row after row, in pieces.
+        shape: lengths of the axes; the values lie row after row.
     """
-    steps = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-    storage = Persistent(("storage", named(STORAGES[dtype]), "0", "cpu", math.prod(shape)))
-    hooks = make_record("collections OrderedDict")
-    value = make_record("torch._utils _rebuild_tensor_v2", storage, 0, shape, steps, False, hooks)
-    _write_zip(out, value, values)
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def before(self) -> int:
+        """Bytes before the values."""
+        return len(self.seal(0)[0])
+
+    @property
+    def after(self) -> int:
+        """Bytes after the values."""
+        return len(self.seal(0)[1])
+
+    def seal(self, checksum: int) -> tuple[bytes, bytes]:
+        """The bytes before and after values of this CRC-32."""
+        count = math.prod(self.shape)
+        steps = tuple(math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+        storage = Persistent(("storage", named(STORAGES[self.dtype]), "0", "cpu", count))
+        hooks = make_record("collections OrderedDict")
+        value = make_record("torch._utils _rebuild_tensor_v2", storage, 0, self.shape, steps, False, hooks)
+        return _zip_around(value, (count * FLOAT_DTYPES[self.dtype].itemsize, checksum))
 
 
-def write_torch_object(out: BinaryIO, value: Any) -> None:
-    """Append what torch.save writes of builtins and Records, from where the file stands."""
-    _write_zip(out, value, None)
+def encode_torch_object(value: Any) -> bytes:
+    """What torch.save writes of builtins and Records."""
+    return b"".join(_zip_around(value, None))
 
 
-def _write_zip(out: BinaryIO, value: Any, values: Iterable[memoryview] | None) -> None:
-    with zipfile.ZipFile(_Appended(out), "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(zipfile.ZipInfo("archive/data.pkl"), write_pickle(value))
-        archive.writestr(zipfile.ZipInfo("archive/byteorder"), b"little")
-        if values is not None:
-            with archive.open(zipfile.ZipInfo("archive/data/0"), "w", force_zip64=True) as entry:
-                for piece in values:
-                    entry.write(piece)
-        archive.writestr(zipfile.ZipInfo("archive/version"), b"3\n")
+def _zip_around(value: Any, data: tuple[int, int] | None) -> tuple[bytes, bytes]:
+    """A zip of stored entries: its bytes before and after the one entry whose content, of (size, CRC-32), is elsewhere.
 
-
-class _Appended(io.RawIOBase):
-    """A file whose byte 0 is where another file stands, so that offsets within the zip count from its own start."""
-
-    def __init__(self, out: BinaryIO) -> None:
-        self._out = out
-        self._start = out.tell()
-
-    def seekable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        return self._out.write(data)
-
-    def tell(self) -> int:
-        return self._out.tell() - self._start
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = self._start if whence == io.SEEK_SET else 0
-        return self._out.seek(start + offset, whence) - self._start
+    Format: PKWARE's APPNOTE.TXT, 4.3.7 (local header), 4.3.12 (central directory) and 4.3.16 (its end). Sizes fit into
+    32 bits: a chunk is some megabytes. zipfile writes an entry in one go, where chunks are written in pieces.
+    """
+    entries: list[tuple[str, bytes]] = [("data.pkl", write_pickle(value)), ("byteorder", b"little")]
+    if data is not None:
+        entries.append(("data/0", b""))
+    entries.append(("version", b"3\n"))
+    halves, directory = [bytearray(), bytearray()], bytearray()
+    half = offset = 0
+    for name, content in entries:
+        path = f"archive/{name}".encode()
+        elsewhere = data is not None and name == "data/0"
+        size, checksum = data if data and elsewhere else (len(content), zlib.crc32(content))
+        # Version 2.0, no flags, stored, at the first moment that the format has.
+        common = struct.pack("<HHHHHLLLHH", 20, 0, 0, 0, 0x21, checksum, size, size, len(path), 0)
+        halves[half] += b"PK\3\4" + common + path + content
+        directory += b"PK\1\2" + struct.pack("<H", 20) + common + struct.pack("<HHHLL", 0, 0, 0, 0, offset) + path
+        offset += _LOCAL_HEADER_BYTES + len(path) + size
+        half += elsewhere
+    end = struct.pack("<HHHHLLH", 0, 0, len(entries), len(entries), len(directory), offset, 0)
+    halves[half] += directory + b"PK\5\6" + end
+    return bytes(halves[0]), bytes(halves[1])
 
 
 def open_file(path: Path) -> SourceFile:

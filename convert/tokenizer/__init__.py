@@ -14,7 +14,7 @@ from pathlib import Path
 from convert.errors import SourceError
 from convert.tokenizer.vocabulary import TokenType, Vocabulary
 
-__all__ = ["TokenType", "Vocabulary", "read_vocabulary"]
+__all__ = ["TokenType", "Vocabulary", "read_vocabulary", "versioned_sentencepiece"]
 
 
 def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
@@ -41,7 +41,7 @@ def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
         from convert.tokenizer.bpe import read_tokenizer_json
 
         return read_tokenizer_json(folder / "tokenizer.json", vocab_size)
-    if (versioned := _versioned_sentencepiece(folder)) is not None:
+    if (versioned := versioned_sentencepiece(folder)) is not None:
         from convert.tokenizer.sentencepiece import read_sentencepiece
 
         return read_sentencepiece(versioned, vocab_size)
@@ -51,7 +51,7 @@ def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
     )
 
 
-def _versioned_sentencepiece(folder: Path) -> Path | None:
+def versioned_sentencepiece(folder: Path) -> Path | None:
     """The newest of `NAME.model.vN`, the names under which Mistral publishes its SentencePiece files."""
     found = [(int(match[1]), path) for path in folder.iterdir() if (match := re.search(r"\.model\.v(\d+)$", path.name))]
     return max(found)[1] if found else None

@@ -16,9 +16,10 @@ from convert.errors import FormatError, SourceError
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _CASED = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+{0}"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*{0}"
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{{0}}"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{{0}}"
 )
 
 _TEKKEN = _CASED.replace("{0}", "") + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES
@@ -94,6 +95,18 @@ def pre_tokenizer_named(name: str) -> dict[str, Any]:
     steps = [_STEPS.get(cut) or _split(cut) for cut in cuts if cut != _GPT_2]
     byte_level = {"add_prefix_space": False, "trim_offsets": True, "use_regex": _GPT_2 in cuts}
     return {"type": "Sequence", "pretokenizers": [*steps, {"type": "ByteLevel", **byte_level}]}
+
+
+def split_in_llama_cpp(name: str) -> str | None:
+    """The expression by which llama.cpp splits text where it has a coarser form of the original, else None.
+
+    Its regular expressions have no marks among the letters, and know the case of ASCII letters only
+    (src/llama-vocab.cpp, `llm_tokenizer_bpe`; src/unicode.cpp, `unicode_regex_split`).
+    """
+    cased = {"tekken": _TEKKEN, "llama4": _LLAMA_4}.get(name)
+    if cased is None:
+        return None
+    return cased.replace(_UPPER, r"(?:(?![a-z])\p{L})").replace(_LOWER, r"(?:(?![A-Z])\p{L})")
 
 
 def _split(expression: str) -> dict[str, Any]:

@@ -168,3 +168,22 @@ def write_sentencepiece(vocabulary: Vocabulary) -> bytes:
     adds_space = int(vocabulary.add_space_prefix is not False)
     normalizer: list[tuple[int, int | str]] = [(1, "identity"), (3, adds_space), (4, 0), (5, 1)]
     return write_fields([*pieces, (2, write_fields(trainer)), (3, write_fields(normalizer))])
+
+
+def without_user_defined(model: bytes) -> bytes:
+    """A SentencePiece file whose user-defined symbols are ordinary pieces, as llama.cpp has to have them.
+
+    SentencePiece finds such a symbol in any text; llama.cpp would put a space after it, see `read_sentencepiece`.
+
+    Args:
+        model: content of a file that SentencePiece reads.
+    """
+
+    def changed(piece: bytes) -> bytes:
+        fields = dict(read_fields(piece))
+        if fields.get(3) != TokenType.USER_DEFINED:
+            return piece
+        score = struct.unpack("<f", fields[2])[0] if 2 in fields else 0.0
+        return write_fields([(1, fields[1]), (2, score), (3, int(TokenType.NORMAL))])
+
+    return write_fields((number, changed(value) if number == 1 else value) for number, value in read_fields(model))

@@ -28,7 +28,7 @@ def read_tekken(path: Path, vocab_size: int) -> Vocabulary:
     Raises:
         FormatError: the file is damaged, or has more tokens than the embedding matrix has rows.
     """
-    tekken = _load(path)
+    tekken = load_tekken(path)
     special = [tekken.id_to_piece(token_id) for token_id in range(tekken.num_special_tokens)]
     ranked = [tekken.id_to_byte_piece(token_id) for token_id in range(len(special), tekken.n_words)]
     if tekken.n_words > vocab_size:
@@ -55,7 +55,12 @@ def read_tekken(path: Path, vocab_size: int) -> Vocabulary:
     )
 
 
-def _load(path: Path) -> Tekkenizer:
+def load_tekken(path: Path) -> Tekkenizer:
+    """The tokenizer in a tekken.json.
+
+    Raises:
+        FormatError: the file is damaged, or of a version that mistral-common does not know.
+    """
     read_object(path)  # names what is wrong with a file that is not even JSON
     from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 

@@ -16,7 +16,7 @@ from numba.misc.appdirs import AppDirs
 _njit: Any = njit
 _config: Any = config
 
-# No fast-math flag, ever: LLVM must keep each float32 operation and its order (see docs/kernels.md).
+# No fast-math flag for a kernel, ever: LLVM must keep each float32 operation and its order (see docs/kernels.md).
 _OPTIONS = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 # rows, kind, blocks, blocks a row, importance (or 0), out: addresses and counts, see `quantize.kernels.quantize_rows`.
@@ -48,22 +48,30 @@ def _cache_folder() -> Path | None:
     return folder
 
 
-def compile_kernel(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile a kernel, or load it from the cache; where the cache cannot be used the code lives in memory alone."""
+def compile_kernel(
+    function: Callable[..., None], signature: Any = _SIGNATURE, fastmath: frozenset[str] = frozenset()
+) -> Callable[..., None]:
+    """Compile a function, or load it from the cache; where the cache cannot be used the code lives in memory alone.
+
+    Args:
+        signature: of the function; that of a kernel unless told.
+        fastmath: LLVM's flags for the order of float operations. A kernel has none.
+    """
+    options = {**_OPTIONS, "fastmath": set(fastmath)}
     folder = _cache_folder()
     if folder is not None:
         configured = _config.CACHE_DIR
         _config.CACHE_DIR = str(folder)
         try:
-            return _compiled(_njit(cache=True, **_OPTIONS)(function))
+            return _compiled(_njit(cache=True, **options)(function), signature)
         except OSError:  # the folder filled up, or went away
             pass
         finally:
             _config.CACHE_DIR = configured
-    return _compiled(_njit(**_OPTIONS)(function))
+    return _compiled(_njit(**options)(function), signature)
 
 
-def _compiled(dispatcher: Any) -> Callable[..., None]:
-    dispatcher.compile(_SIGNATURE)
+def _compiled(dispatcher: Any, signature: Any = _SIGNATURE) -> Callable[..., None]:
+    dispatcher.compile(signature)
     dispatcher.disable_compile()
     return dispatcher

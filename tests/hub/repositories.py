@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -156,5 +156,5 @@ def tag(request: Request, repo: str, revision: str) -> Reply:
 
 
 def _date(commit: dict[str, Any]) -> str:
-    moment = datetime.fromtimestamp(commit["date"] / 1e9, timezone.utc)
+    moment = datetime.fromtimestamp(commit["date"] / 1e9, UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")

@@ -2,76 +2,121 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from convert.console import emit_json, emit_table, note
-from convert.errors import ValidationError
-from validate.commands.shared import check_headers, files_argument, json_option, path_type, threads_option
+from convert.console import emit_json, emit_table
+from validate.commands.shared import (
+    artifacts_argument,
+    chunks_option,
+    fail_on_findings,
+    hf_config_option,
+    json_option,
+    note_long_context,
+    path_type,
+    threads_option,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from validate.findings import Finding
+    from validate.model import LanguageModel
     from validate.perplexity import Perplexity
-    from validate.runtime import Runtime
 
 
 @click.command("perplexity")
-@files_argument
-@click.option("--text", required=True, type=path_type, metavar="FILE", help="The text, in UTF-8.")
+@artifacts_argument
+@click.option(
+    "--text",
+    "texts",
+    required=True,
+    multiple=True,
+    type=path_type,
+    metavar="FILE",
+    help="A text, in UTF-8; repeatable.",
+)
 @click.option(
     "--ctx", default=512, show_default=True, type=click.IntRange(min=8), metavar="N", help="Tokens in a chunk."
 )
-@click.option("--chunks", type=click.IntRange(min=1), metavar="N", help="Score the first N chunks.  [default: all]")
+@chunks_option
+@hf_config_option
 @threads_option
 @json_option
 def command(
-    files: tuple[Path, ...], text: Path, ctx: int, chunks: int | None, threads: int | None, as_json: bool
+    artifacts: tuple[Path, ...],
+    texts: tuple[Path, ...],
+    ctx: int,
+    chunks: int | None,
+    hf_config: Path | None,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
-    """Perplexity on a text, as llama-perplexity has it.
+    """Perplexity on texts, as llama-perplexity has it.
+
+    An ARTIFACT is a GGUF file, or the folder of a Hugging Face or Megatron checkpoint, which transformers runs.
 
     \b
     Examples:
       mval perplexity model-Q4_K_M.gguf --text wiki.test.raw
-      mval perplexity model-*.gguf --text eval.txt --chunks 20 --json
+      mval perplexity model-*.gguf model/ --text prose.txt --text code.txt --chunks 20 --json
     """
-    from validate.chunks import chunk, read_text
-    from validate.runtime import Runtime
+    from validate.chunks import read_text
+    from validate.model import check_models
 
-    content = read_text(text)
-    check_headers(files)
-    results: list[dict[str, Any]] = []
-    for file in files:
-        began = time.perf_counter()
-        with Runtime(file, threads) as runtime:
-            _note_long_context(runtime, ctx)
-            cut = chunk(runtime, content, ctx, chunks)
-            measured = _measure(runtime, cut)
-        results.append(
-            {
+    contents = {text: read_text(text) for text in texts}
+    check_models(artifacts, hf_config)
+    results = [row for file in artifacts for row in _measure_file(file, contents, ctx, chunks, hf_config, threads)]
+    if as_json:
+        emit_json({"results": [{**row, "findings": list(map(asdict, row["findings"]))} for row in results]})
+    else:
+        _print_perplexities(results)
+    fail_on_findings(
+        ((row["file"], finding) for row in results for finding in row["findings"]),
+        "the weights hold NaN or Inf, or lead to them; convert again from a source that is known to be good",
+    )
+
+
+def _measure_file(
+    file: Path, contents: dict[Path, str], ctx: int, limit: int | None, hf_config: Path | None, threads: int | None
+) -> Iterator[dict[str, Any]]:
+    """One result a text."""
+    from validate.chunks import cut, with_bos
+    from validate.model import open_model
+
+    began = time.perf_counter()
+    with open_model(file, threads, hf_config) as model:
+        note_long_context(model, ctx)
+        for text, content in contents.items():
+            chunks = with_bos(model, cut(model.tokenize(content), ctx, limit))
+            measured = _measure(model, chunks)
+            yield {
                 "file": str(file),
                 "text": str(text),
                 "perplexity": measured.value,
                 "standard_error": measured.standard_error,
                 "tokens": measured.tokens,
-                "chunks": len(cut),
+                "chunks": len(chunks),
                 "seconds": round(time.perf_counter() - began, 3),
+                "findings": _findings(file, text, measured),
             }
-        )
-    if as_json:
-        emit_json({"results": results})
-    else:
-        _print_perplexities(results)
-    broken = [row["file"] for row in results if not math.isfinite(row["perplexity"])]
-    if broken:
-        raise ValidationError(
-            f"{', '.join(broken)}: the perplexity is not finite",
-            "the weights hold NaN or Inf, or lead to them; convert again from a source that is known to be good",
-        )
+            began = time.perf_counter()
+
+
+def _findings(file: Path, text: Path, measured: Perplexity) -> list[Finding]:
+    import math
+
+    from validate.findings import Finding
+
+    if math.isfinite(measured.value):
+        return []
+    what = f"{text}: the perplexity under {file} is not finite"
+    return [Finding("perplexity", "not_finite_perplexity", str(text), what)]
 
 
 def _print_perplexities(results: list[dict[str, Any]]) -> None:
@@ -91,31 +136,16 @@ def _print_perplexities(results: list[dict[str, Any]]) -> None:
     )
 
 
-def _measure(runtime: Runtime, chunks: np.ndarray) -> Perplexity:
-    import sys
-
-    from tqdm import tqdm
-
+def _measure(model: LanguageModel, chunks: np.ndarray) -> Perplexity:
     from validate.chunks import scored_per_chunk
     from validate.perplexity import perplexity
+    from validate.progress import token_progress
 
     count, length = chunks.shape
-    with tqdm(
-        total=count * scored_per_chunk(length),
-        desc=runtime.path.name,
-        unit="tok",
-        disable=None,
-        file=sys.stderr,
-        dynamic_ncols=True,
-    ) as bar:
+    with token_progress(count * scored_per_chunk(length), model.path.name) as bar:
 
         def show(tokens: int, so_far: Perplexity) -> None:
             bar.set_postfix_str(f"perplexity {so_far.value:.4f}", refresh=False)
             bar.update(tokens)
 
-        return perplexity(runtime, chunks, show)
-
-
-def _note_long_context(runtime: Runtime, length: int) -> None:
-    if length > runtime.trained_context:
-        note(f"note: {runtime.path}: trained on {runtime.trained_context} tokens of context, asked for {length}")
+        return perplexity(model, chunks, show)

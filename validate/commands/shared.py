@@ -1,19 +1,31 @@
-"""What several commands of mval share: arguments, options, the check of headers, text for a table."""
+"""What several commands of mval share: arguments, options, the check of headers, what they print of findings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-# A file that cannot be read is for the operating system to report: exit code 4, not one of usage.
-path_type = click.Path(path_type=Path, readable=False)
+from convert.console import emit_table, note
+from convert.errors import ValidationError
+from convert.options import hf_config_option, json_option, path_type, threads_option
+
+if TYPE_CHECKING:
+    from validate.findings import Finding
+    from validate.model import LanguageModel
+
+__all__ = ["hf_config_option", "json_option", "path_type", "threads_option"]
+
 files_argument = click.argument("files", metavar="FILE.gguf ...", nargs=-1, required=True, type=path_type)
-threads_option = click.option(
-    "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads to work with.  [default: all cores]"
+artifacts_argument = click.argument("artifacts", metavar="ARTIFACT ...", nargs=-1, required=True, type=path_type)
+reference_option = click.option(
+    "--reference", required=True, type=path_type, metavar="SRC", help="What the artifacts were made from: any layout."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+chunks_option = click.option(
+    "--chunks", type=click.IntRange(min=1), metavar="N", help="Score the first N chunks.  [default: all]"
+)
 
 
 def check_headers(files: Iterable[Path]) -> None:
@@ -24,7 +36,37 @@ def check_headers(files: Iterable[Path]) -> None:
         check_header(file)
 
 
+def note_long_context(model: LanguageModel, length: int) -> None:
+    """Say so where a model is asked for more context than it was trained on."""
+    if length > model.trained_context:
+        note(f"note: {model.path}: trained on {model.trained_context} tokens of context, asked for {length}")
+
+
 def one_line(text: str, width: int = 100) -> str:
     """A text that nobody vouches for, safe to print: no line breaks, no escape sequences."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return shown if len(shown) <= width else shown[: width - 3] + "..."
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Print findings as a table, the gravest first; nothing where there are none."""
+    order = ("fail", "warn", "note")
+    rows = [
+        (finding.severity, finding.check, finding.kind, one_line(finding.subject, 40), one_line(finding.what, 400))
+        for finding in sorted(findings, key=lambda finding: order.index(finding.severity))
+    ]
+    if rows:
+        emit_table(("severity", "check", "kind", "subject", "what"), rows)
+
+
+def fail_on_findings(findings: Iterable[tuple[str, Finding]], hint: str) -> None:
+    """End the command with exit code 1 if any of the findings, each with its artifact, fails that artifact.
+
+    Raises:
+        ValidationError: names the first.
+    """
+    failing = [(file, finding) for file, finding in findings if finding.severity == "fail"]
+    if failing:
+        file, first = failing[0]
+        others = f"; and {len(failing) - 1} more" if len(failing) > 1 else ""
+        raise ValidationError(f"{file}: {first.kind}: {one_line(first.what, 200)}{others}", hint)

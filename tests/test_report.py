@@ -1,0 +1,210 @@
+"""`mval report`: all checks in one value; the limits it is held to; the table, the JSON and the page made of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from convert.cli import cli as mconv
+from convert.errors import UsageError
+from quantize.cli import cli as mquant
+from quantize.filetypes import FileType
+from validate.cli import cli
+from validate.report.gates import DEFAULT_GATES, apply_gates, read_gates
+from validate.report.make import CHECKS
+from validate.report.page import render_page
+from validate.report.plots import alone, size_plot
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "tiny-mistral"
+TEXT = EXAMPLE.parent / "tiny-mistral-eval.txt"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example as BF16 and Q4_K_M, another model's Q4_K_M, and a report of the first two."""
+    folder = tmp_path_factory.mktemp("report")
+    run = CliRunner().invoke
+    assert run(mconv, ["hf-to-gguf", str(EXAMPLE), str(folder / "bf16.gguf")]).exit_code == 0
+    assert run(mquant, [str(EXAMPLE), "--type", "Q4_K_M", "--output", str(folder / "q4.gguf")]).exit_code == 0
+    arguments = ["--ctx", "128", "--chunks", "4", "--prompt", "Once upon a time"]
+    outputs = ["--json", str(folder / "report.json"), "--html", str(folder / "report.html")]
+    files = [str(folder / name) for name in ("bf16.gguf", "q4.gguf")]
+    result = run(cli, ["report", *files, "--reference", str(EXAMPLE), "--text", str(TEXT), *arguments, *outputs])
+    assert result.exit_code == 0, result.output
+    (folder / "table.txt").write_text(result.stdout)
+    return folder
+
+
+@pytest.fixture
+def report(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_it_has_a_member_a_check(report: dict[str, Any], folder: Path) -> None:
+    assert report["schema_version"] == 1
+    assert report["checks"] == list(CHECKS)
+    assert report["passed"] is True
+    bf16, q4 = report["artifacts"]
+    assert (bf16["type"], q4["type"]) == ("BF16", "Q4_K_M")
+    assert q4["bytes"] == (folder / "q4.gguf").stat().st_size
+    for check in ("weights", "tokens", "template", "kl"):
+        assert [Path(row["file"]).name for row in report[check]["results"]] == ["bf16.gguf", "q4.gguf"]
+    assert {row["file"] for row in report["perplexity"]["results"]} == {str(EXAMPLE), bf16["file"], q4["file"]}
+    assert report["weights"]["results"][1]["different"] == 0
+    kl = {row["file"]: row["kl"]["mean"] for row in report["kl"]["results"]}
+    assert kl[bf16["file"]] < 1e-4 < kl[q4["file"]]
+    agreements = [row["agreement"] for row in report["generate"]["results"] if row["file"] == bf16["file"]]
+    assert agreements[0]["reference"] == str(EXAMPLE)
+    assert agreements[0]["common_prefix"] == agreements[0]["tokens"]
+
+
+def test_the_table_has_a_row_an_artifact(folder: Path) -> None:
+    header, first, second, *_ = (folder / "table.txt").read_text().splitlines()
+    assert header.split()[:3] == ["file", "type", "size"]
+    assert ("BF16" in first, "Q4_K_M" in second) == (True, True)
+
+
+def with_numbers(report: Mapping[str, Any], **members: Any) -> dict[str, Any]:
+    """The report with other numbers in the divergence of its last artifact."""
+    changed = json.loads(json.dumps(report))
+    changed["kl"]["results"][-1].update(members)
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("mean", "status"), [(0.0625, "pass"), (0.0626, "warn"), (0.1561, "fail"), (None, "fail")], ids=str
+)
+def test_a_limit_is_of_the_type(mean: float | None, status: str, report: dict[str, Any]) -> None:
+    changed = with_numbers(report, kl={**report["kl"]["results"][-1]["kl"], "mean": mean})
+    gates = {(Path(gate.file).name, gate.gate): gate for gate in apply_gates(changed, read_gates(DEFAULT_GATES))}
+    assert gates["q4.gguf", "kl_mean"].status == status
+    assert gates["bf16.gguf", "kl_mean"].status == "pass"
+    assert TEXT.name in gates["q4.gguf", "kl_mean"].what
+
+
+def test_a_share_has_a_least(report: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "gates.toml").write_text(
+        "[every]\nsame_top = { warn = 0.95, fail = 0.9 }\n[type.BF16]\nsame_top = 0.1\n"
+    )
+    limits = read_gates(tmp_path / "gates.toml")
+    for share, status in ((0.96, "pass"), (0.94, "warn"), (0.89, "fail")):
+        found = apply_gates(with_numbers(report, same_top=share), limits)
+        assert [gate.status for gate in found if gate.gate == "same_top"] == ["pass", status]
+
+
+def test_a_finding_that_fails_is_a_gate_that_fails(report: dict[str, Any]) -> None:
+    finding = {"check": "weights", "kind": "swapped", "subject": "x", "what": "x is y", "severity": "fail"}
+    report["weights"]["results"][0]["findings"].append(finding)
+    (gate,) = [gate for gate in apply_gates(report, {}) if gate.status == "fail"]
+    assert (Path(gate.file).name, gate.gate, gate.value, gate.what) == ("bf16.gguf", "weights", 1, "swapped: x is y")
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("[every]\nkl_maen = 1", "kl_maen"),
+        ("[evry]\nkl_mean = 1", "evry"),
+        ("[every]\nkl_mean = { warm = 1 }", "warm"),
+        ("[every]\nkl_mean = 'low'", "every.kl_mean is no limit"),
+        ("[every", "not TOML"),
+        ("type = 3", "type is no table"),
+    ],
+)
+def test_limits_are_read_strictly(text: str, word: str, tmp_path: Path) -> None:
+    (tmp_path / "gates.toml").write_text(text)
+    with pytest.raises(UsageError, match=word) as raised:
+        read_gates(tmp_path / "gates.toml")
+    assert raised.value.hint
+
+
+def test_the_default_limits_are_of_types_that_there_are() -> None:
+    limits = read_gates(DEFAULT_GATES)
+    assert set(limits) - {""} <= set(FileType.__members__)
+    # llama.cpp's own figures: 0.031273 for Q4_K_M, and a better type never has a wider limit.
+    assert limits["Q4_K_M"]["kl_mean"].warn == pytest.approx(2 * 0.031273, rel=0.01)
+    assert limits["Q6_K"]["kl_mean"].fail < limits["Q5_K_M"]["kl_mean"].fail < limits["Q4_K_M"]["kl_mean"].fail  # type: ignore[operator]
+
+
+def test_a_failed_gate_is_exit_code_1_after_the_report(folder: Path, command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "gates.toml").write_text("[every]\nkl_mean = 1e-9\n")
+    options = ("--text", TEXT, "--ctx", 64, "--chunks", 2, "--skip", "weights,tokens,template,generate")
+    result = command(
+        cli,
+        "report",
+        folder / "q4.gguf",
+        "--reference",
+        EXAMPLE,
+        *options,
+        "--gates",
+        tmp_path / "gates.toml",
+        "--json",
+        "-",
+    )
+    assert result.code == 1
+    assert result.json["passed"] is False
+    assert result.json["checks"] == ["perplexity", "kl"]
+    assert "kl_mean fails" in result.err
+
+
+def test_a_check_that_is_none_is_refused(folder: Path, command: Callable) -> None:
+    result = command(cli, "report", folder / "q4.gguf", "--reference", EXAMPLE, "--skip", "weight")
+    assert (result.code, "no such check" in result.err) == (2, True)
+    missing = command(cli, "report", folder / "q4.gguf", "--reference", EXAMPLE)
+    assert (missing.code, "no --text" in missing.err) == (2, True)
+
+
+def test_the_page_needs_nothing_else(folder: Path, report: dict[str, Any]) -> None:
+    page = (folder / "report.html").read_text()
+    assert page == render_page(report)
+    assert not re.search(r"<script|<link|<img|@import|url\((?!#)", page)
+    assert page.count('class="plot"') == 5
+    assert "bf16.gguf" in page
+
+
+def test_what_a_checkpoint_says_is_text_in_the_page(report: dict[str, Any]) -> None:
+    hostile = "<script>alert(1)</script>$\\frac{}"
+    report["generate"]["results"][0]["text"] = hostile
+    report["artifacts"][0]["type"] = hostile
+    assert "<script>" not in render_page(report)
+
+
+def test_the_plot_of_sizes_stands_alone(report: dict[str, Any]) -> None:
+    from xml.etree import ElementTree
+
+    plot = size_plot(report)
+    assert plot is not None
+    assert plot == size_plot(report)
+    root = ElementTree.fromstring(alone(plot))
+    assert root.tag.endswith("svg")
+    assert {"BF16", "Q4_K_M"} <= set(root.itertext())
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize(("scheme", "number"), [("light", 1), ("dark", 0)])
+def test_chromium_shows_the_page(scheme: str, number: int, folder: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture = tmp_path / "page.png"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--hide-scrollbars"]
+    flags += [f"--blink-settings=preferredColorScheme={number}", f"--user-data-dir={tmp_path / 'profile'}"]
+    flags += ["--window-size=1200,1600", f"--screenshot={picture}"]
+    subprocess.run(
+        [str(CHROMIUM), *flags, (folder / "report.html").as_uri()], check=True, capture_output=True, timeout=120
+    )
+    pixels = np.asarray(Image.open(picture).convert("L"), np.int16)
+    ground = int(np.median(pixels))
+    assert ground > 240 if scheme == "light" else ground < 40
+    # Text and plots stand out from the ground all the way down.
+    strips = np.array_split(np.abs(pixels - ground) > 100, 8)
+    assert all(strip.sum() > 200 for strip in strips)

@@ -1,0 +1,146 @@
+"""mval kl."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from convert.console import emit_json, emit_table
+from convert.errors import UsageError
+from validate.commands.shared import (
+    artifacts_argument,
+    chunks_option,
+    fail_on_findings,
+    hf_config_option,
+    json_option,
+    note_long_context,
+    path_type,
+    print_findings,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from validate.divergence import Divergence
+    from validate.logits_file import LogitsFile
+    from validate.model import LanguageModel
+
+DEFAULT_CONTEXT = 512
+
+
+@click.command("kl")
+@artifacts_argument
+@click.option(
+    "--reference",
+    required=True,
+    type=path_type,
+    metavar="SRC",
+    help="The model to compare with; or a file of its log-probabilities.",
+)
+@click.option("--text", "texts", multiple=True, type=path_type, metavar="FILE", help="A text, in UTF-8; repeatable.")
+@click.option(
+    "--ctx", type=click.IntRange(min=8), metavar="N", help=f"Tokens in a chunk.  [default: {DEFAULT_CONTEXT}]"
+)
+@chunks_option
+@hf_config_option
+@click.option(
+    "--save-logits",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="OUT.kld",
+    help="Keep the reference's log-probabilities, in the format of llama-perplexity.",
+)
+@threads_option
+@json_option
+def command(
+    artifacts: tuple[Path, ...],
+    reference: Path,
+    texts: tuple[Path, ...],
+    ctx: int | None,
+    chunks: int | None,
+    hf_config: Path | None,
+    save_logits: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """KL divergence from a reference, as llama-perplexity has it, without a file of logits in between.
+
+    The reference and each ARTIFACT are GGUF files, or folders of Hugging Face or Megatron checkpoints, which
+    transformers runs. All read each text side by side.
+
+    \b
+    Examples:
+      mval kl model-Q4_K_M.gguf model-Q6_K.gguf --reference model/ --text wiki.test.raw
+      mval kl model-Q4_K_M.gguf --reference model-BF16.gguf --text prose.txt --text code.txt --json
+      mval kl model-Q4_K_M.gguf --reference base.kld
+    """
+    from validate.lockstep import measure_divergence
+    from validate.logits_file import LogitsFile, is_logits_file
+    from validate.model import check_models, open_model
+
+    stored = is_logits_file(reference)
+    _check_options(stored, texts, ctx, save_logits)
+    check_models(artifacts if stored else (reference, *artifacts), hf_config)
+    with ExitStack() as stack:
+        models: list[LanguageModel] = []
+        base: LanguageModel | LogitsFile
+        if stored:
+            base = LogitsFile(reference)
+            length = base.chunks.shape[1]
+        else:
+            base = stack.enter_context(open_model(reference, threads, hf_config))
+            length = ctx or DEFAULT_CONTEXT
+            models.append(base)
+        compared = [stack.enter_context(open_model(file, threads, hf_config)) for file in artifacts]
+        for model in (*models, *compared):
+            note_long_context(model, length)
+        results = measure_divergence(base, compared, texts, length=length, limit=chunks, save_logits=save_logits)
+    if as_json:
+        emit_json({"results": [result.to_json() for result in results]})
+    else:
+        _print_results(results)
+        print_findings(finding for result in results for finding in result.findings)
+    fail_on_findings(
+        ((str(result.file), finding) for result in results for finding in result.findings),
+        "the weights hold NaN or Inf, or lead to them; convert again from a source that is known to be good",
+    )
+
+
+def _check_options(stored: bool, texts: tuple[Path, ...], ctx: int | None, save_logits: Path | None) -> None:
+    """Refuse options that a reference of this kind leaves nothing to do.
+
+    Raises:
+        UsageError: says which.
+    """
+    if stored:
+        for given, name in ((texts, "--text"), (ctx, "--ctx"), (save_logits, "--save-logits")):
+            if given:
+                raise UsageError(
+                    f"{name} with a file of log-probabilities, which holds the tokens", f"leave {name} out"
+                )
+    elif not texts:
+        raise UsageError("no --text to compare the models on", "give one or more files with --text")
+    elif save_logits is not None and len(texts) > 1:
+        raise UsageError(f"--save-logits with {len(texts)} texts: a file holds one", "give one --text")
+
+
+def _print_results(results: list[Divergence]) -> None:
+    emit_table(
+        ("file", "text", "perplexity", "ln(ratio)", "mean KL", "99.9 %", "max", "RMS delta p", "same top"),
+        [
+            (
+                str(result.file),
+                str(result.text or ""),
+                f"{numbers.perplexity.value:.4f} +/- {numbers.perplexity.standard_error:.4f}",
+                "{:.5f} +/- {:.5f}".format(*numbers.ln_ratio),
+                f"{numbers.kl.mean:.7f} +/- {numbers.kl.standard_error:.7f}",
+                f"{numbers.kl.p99_9:.5f}",
+                f"{numbers.kl.max:.5f}",
+                "{:.3f} +/- {:.3f} %".format(*(100 * value for value in numbers.delta_p_rms)),
+                f"{100 * numbers.same_top:.3f} +/- {100 * numbers.same_top_standard_error:.3f} %",
+            )
+            for result in results
+            for numbers in (result.statistics,)
+        ],
+    )

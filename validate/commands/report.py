@@ -1,0 +1,158 @@
+"""mval report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from convert.console import emit_json, emit_table, format_bytes, json_text, note
+from convert.errors import UsageError, ValidationError
+from validate.commands.shared import (
+    artifacts_argument,
+    chunks_option,
+    hf_config_option,
+    one_line,
+    path_type,
+    reference_option,
+    threads_option,
+)
+
+_COLUMNS = ("file", "type", "size", "bits/weight", "perplexity", "mean KL", "99.9 %", "same top")
+_CHECKS = ("weights", "tokens", "template", "perplexity", "kl", "generate")
+
+
+@click.command("report")
+@artifacts_argument
+@reference_option
+@click.option("--text", "texts", multiple=True, type=path_type, metavar="FILE", help="A text, in UTF-8; repeatable.")
+@click.option("--gates", type=path_type, metavar="FILE.toml", help="Limits.  [default: by type, from published tables]")
+@click.option("--skip", "skipped", multiple=True, metavar="CHECK", help=f"Leave out: {', '.join(_CHECKS)}; repeatable.")
+@click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to answer; repeatable.")
+@click.option("--imatrix", type=path_type, metavar="FILE", help="The importance matrix they were quantized with.")
+@click.option(
+    "--ctx", default=512, show_default=True, type=click.IntRange(min=8), metavar="N", help="Tokens in a chunk."
+)
+@chunks_option
+@hf_config_option
+@threads_option
+@click.option("--json", "json_file", type=path_type, metavar="OUT", help="Write the report as JSON; - for stdout.")
+@click.option("--html", type=path_type, metavar="OUT", help="Write the report as a page.")
+def command(
+    artifacts: tuple[Path, ...],
+    reference: Path,
+    texts: tuple[Path, ...],
+    gates: Path | None,
+    skipped: tuple[str, ...],
+    prompts: tuple[str, ...],
+    imatrix: Path | None,
+    ctx: int,
+    chunks: int | None,
+    hf_config: Path | None,
+    threads: int | None,
+    json_file: Path | None,
+    html: Path | None,
+) -> None:
+    """Every check of some artifacts against what they were made from, with gates, in one report.
+
+    Ends with exit code 1 if a gate fails, once the report is written.
+
+    \b
+    Examples:
+      mval report gguf/*.gguf --reference model/ --text prose.txt --text code.txt --html report.html
+      mval report model-Q4_K_M.gguf --reference model/ --skip kl --skip perplexity --json -
+    """
+    from convert.folder import write_files
+    from validate.report.make import PROMPTS, Request, make_report
+    from validate.report.page import write_page
+
+    skipped = tuple(name for word in skipped for name in word.split(","))
+    for name in skipped:
+        if name not in _CHECKS:
+            raise UsageError(f"--skip {name}: no such check", f"the checks are {', '.join(_CHECKS)}")
+    request = Request(
+        artifacts=artifacts,
+        reference=reference,
+        texts=texts,
+        checks=[name for name in _CHECKS if name not in skipped],
+        hf_config=hf_config,
+        imatrix=imatrix,
+        ctx=ctx,
+        chunks=chunks,
+        prompts=prompts or PROMPTS,
+        threads=threads,
+    )
+    report = make_report(request, gates)
+    if html is not None:
+        write_page(report, html)
+        note(f"wrote {html}")
+    if json_file == Path("-"):
+        emit_json(report)
+    else:
+        if json_file is not None:
+            write_files(json_file.parent, {json_file.name: (json_text(report) + "\n").encode("utf-8")})
+            note(f"wrote {json_file}")
+        _print(report)
+    failed = [gate for gate in report["gates"]["results"] if gate["status"] == "fail"]
+    if failed:
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise ValidationError(
+            f"{failed[0]['file']}: {failed[0]['gate']} fails: {one_line(failed[0]['what'], 200)}{more}",
+            "do not publish it; the report says what is wrong",
+        )
+
+
+def _print(report: Mapping[str, Any]) -> None:
+    """A row an artifact, then each gate that does not pass."""
+    from validate.report.page import summarize
+
+    rows = summarize(report)
+    emit_table(
+        (
+            "file",
+            "type",
+            "size",
+            "bits/weight",
+            "perplexity",
+            "mean KL",
+            "99.9 %",
+            "same top",
+            *report["checks"],
+            "verdict",
+        ),
+        [
+            (
+                row["file"],
+                row["type"],
+                format_bytes(row["bytes"]),
+                f"{row['bits_per_weight']:.2f}",
+                *(_numbers(row["worst"]) if row["worst"] else ("", "", "", "")),
+                *(row["checks"][check] for check in report["checks"]),
+                row["status"],
+            )
+            for row in rows
+        ],
+    )
+    doubtful = [gate for gate in report["gates"]["results"] if gate["status"] != "pass"]
+    if doubtful:
+        click.echo()
+        emit_table(
+            ("file", "gate", "status", "what"),
+            [(gate["file"], gate["gate"], gate["status"], one_line(gate["what"], 300)) for gate in doubtful],
+        )
+
+
+def _numbers(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of the text with the largest mean KL divergence; a number that is none shows as such."""
+
+    def show(value: float | None, form: str) -> str:
+        return "nan" if value is None else format(value, form)
+
+    return (
+        f"{show(row['perplexity'], '.4f')} +/- {show(row['perplexity_standard_error'], '.4f')}",
+        f"{show(row['kl']['mean'], '.6f')} +/- {show(row['kl']['standard_error'], '.6f')}",
+        show(row["kl"]["p99_9"], ".5f"),
+        f"{show(100 * row['same_top'], '.3f')} %",
+    )

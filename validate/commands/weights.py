@@ -1,0 +1,91 @@
+"""mval weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from convert.console import emit_json, emit_table, format_bytes
+from validate.commands.shared import (
+    artifacts_argument,
+    fail_on_findings,
+    hf_config_option,
+    json_option,
+    path_type,
+    print_findings,
+    reference_option,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from validate.weights_result import WeightsResult
+
+
+@click.command("weights")
+@artifacts_argument
+@reference_option
+@hf_config_option
+@click.option("--imatrix", type=path_type, metavar="FILE", help="The importance matrix they were quantized with.")
+@threads_option
+@json_option
+def command(
+    artifacts: tuple[Path, ...],
+    reference: Path,
+    hf_config: Path | None,
+    imatrix: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Every tensor against the reference's, byte for byte or within the errors of its type.
+
+    No model is run: memory is bounded by a few chunks a thread, and the speed is about that of reading.
+
+    \b
+    Examples:
+      mval weights model-Q4_K_M.gguf --reference Magistral-Small-2507
+      mval weights model-*.gguf --reference model/ --imatrix imatrix.gguf --json
+    """
+    from convert.layouts import open_checkpoint
+    from convert.layouts.megatron import is_megatron
+    from quantize.imatrix import read_imatrix
+    from validate.weights import compare_weights
+
+    for path in artifacts:
+        path.stat()  # names the one that is missing, as any other error of the operating system does
+    original = open_checkpoint(reference, hf_config if is_megatron(reference) else None)[1]
+    matrix = read_imatrix(imatrix) if imatrix else None
+    results = [
+        compare_weights(path, original, hf_config=hf_config, matrix=matrix, threads=threads) for path in artifacts
+    ]
+    if as_json:
+        emit_json({"results": [result.to_json() for result in results]})
+    else:
+        _print(results)
+    found = [(str(result.file), finding) for result in results for finding in result.findings]
+    fail_on_findings(found, "convert or quantize it again from the reference")
+
+
+def _print(results: list[WeightsResult]) -> None:
+    emit_table(
+        ("file", "type", "tensors", "exact", "quantized", "different", "size", "relative RMSE", "worst", "tensor"),
+        [
+            (
+                str(result.file),
+                str(row.key),
+                str(row.tensors),
+                str(row.exact),
+                str(row.quantized),
+                str(row.different),
+                format_bytes(row.bytes),
+                f"{row.relative_rmse:.3g}",
+                f"{row.worst_relative_rmse:.3g}",
+                row.worst if row.worst_relative_rmse else "",
+            )
+            for result in results
+            for row in result.by_type
+        ],
+    )
+    for result in results:
+        print_findings(result.findings)

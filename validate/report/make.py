@@ -1,0 +1,184 @@
+"""Every check of some artifacts against one reference, gathered in one value: the object that `mval report` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from convert.console import json_text, note
+from convert.errors import UsageError
+from convert.layouts import open_checkpoint
+from convert.layouts.megatron import is_megatron
+from quantize.imatrix import read_imatrix
+from validate.commands.generate import describe as describe_generation
+from validate.report.artifacts import describe_artifact
+from validate.report.gates import DEFAULT_GATES, apply_gates, read_gates
+
+CHECKS = ("weights", "tokens", "template", "perplexity", "kl", "generate")
+PROMPTS = ("What is the capital of France?", "Once upon a time")
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to check, and with what.
+
+    Attributes:
+        artifacts: GGUF files, Hugging Face or Megatron folders.
+        reference: what they were made from: any of these.
+        texts: files in UTF-8 for perplexity and KL divergence.
+        checks: some of `CHECKS`.
+        hf_config: see `open_megatron`; for whichever of them is a Megatron folder.
+        imatrix: the importance matrix that they were quantized with.
+        ctx, chunks: tokens in a chunk of text, and how many chunks of each text; None for all.
+        prompts, max_tokens, samples: what is answered, how long, and how many drawn answers besides the greedy ones.
+        threads: threads to work with; None takes every usable core.
+    """
+
+    artifacts: Sequence[Path]
+    reference: Path
+    texts: Sequence[Path] = ()
+    checks: Sequence[str] = CHECKS
+    hf_config: Path | None = None
+    imatrix: Path | None = None
+    ctx: int = 512
+    chunks: int | None = None
+    prompts: Sequence[str] = PROMPTS
+    max_tokens: int = 64
+    samples: int = 2
+    threads: int | None = None
+
+
+def make_report(request: Request, gates: Path | None = None) -> dict[str, Any]:
+    """Run the checks and hold what they found to the limits.
+
+    Args:
+        gates: a file of limits, see `validate.report.gates`; the defaults where it is None.
+
+    Returns:
+        JSON-ready members, see docs/mval.md: `reference`, `artifacts`, `checks`, one member a check with its `results`,
+        `gates`, `passed`. Numbers that JSON lacks are None.
+
+    Raises:
+        UsageError: no text for a check that needs one, or a file of limits that is none.
+        SourceError, FormatError, MappingError: something cannot be read or run.
+    """
+    limits = read_gates(gates or DEFAULT_GATES)
+    if not request.texts and not {"perplexity", "kl"}.isdisjoint(request.checks):
+        raise UsageError("no --text to measure the models on", "give one or more with --text, or --skip perplexity,kl")
+    report: dict[str, Any] = {
+        "reference": str(request.reference),
+        "artifacts": [asdict(describe_artifact(path, request.hf_config)) for path in request.artifacts],
+        "checks": [name for name in CHECKS if name in request.checks],
+        **{name: {"results": []} for name in CHECKS},
+    }
+    if "weights" in request.checks:
+        report["weights"]["results"] = _weights(request)
+    if "tokens" in request.checks:
+        report["tokens"]["results"] = _tokens(request)
+    if "template" in request.checks:
+        report["template"]["results"] = _template(request)
+    if not {"perplexity", "kl"}.isdisjoint(request.checks):
+        report["kl"]["results"], report["perplexity"]["results"] = _divergence(request)
+    if "generate" in request.checks:
+        report["generate"]["results"] = _generate(request)
+    # Through JSON and back: what was measured is what is written, limits and all.
+    report = json.loads(json_text(report))
+    results = apply_gates(report, limits)
+    report["gates"] = {"results": [asdict(gate) for gate in results]}
+    report["passed"] = all(gate.status != "fail" for gate in results)
+    return dict(json.loads(json_text(report)))
+
+
+def _weights(request: Request) -> Rows:
+    from validate.weights import compare_weights
+
+    hf_config = request.hf_config if is_megatron(request.reference) else None
+    reference = open_checkpoint(request.reference, hf_config)[1]
+    matrix = read_imatrix(request.imatrix) if request.imatrix else None
+    compared = (
+        compare_weights(path, reference, hf_config=request.hf_config, matrix=matrix, threads=request.threads)
+        for path in request.artifacts
+    )
+    return [result.to_json() for result in compared]
+
+
+def _tokens(request: Request) -> Rows:
+    from validate.tokens import compare_tokens
+
+    compared = (
+        compare_tokens(path, request.reference, hf_config=request.hf_config, texts=request.texts)
+        for path in request.artifacts
+    )
+    return [result.to_json() for result in compared]
+
+
+def _template(request: Request) -> Rows:
+    from validate.template import compare_templates
+
+    compared = (compare_templates(path, request.reference, hf_config=request.hf_config) for path in request.artifacts)
+    return [result.to_json() for result in compared]
+
+
+def _divergence(request: Request) -> tuple[Rows, Rows]:
+    """KL divergence and perplexity, both of one pass over each text; the reference's perplexity too."""
+    from validate.lockstep import measure_divergence
+    from validate.model import check_models, open_model
+
+    check_models((request.reference, *request.artifacts), request.hf_config)
+    with ExitStack() as stack:
+        reference, *artifacts = (
+            stack.enter_context(open_model(path, request.threads, request.hf_config))
+            for path in (request.reference, *request.artifacts)
+        )
+        measured = measure_divergence(reference, artifacts, request.texts, length=request.ctx, limit=request.chunks)
+    rows = [result.to_json() for result in measured]
+    return rows, [*_perplexities(rows)]
+
+
+def _perplexities(rows: Rows) -> Iterable[dict[str, Any]]:
+    """The same as `mval perplexity` says, of the reference first."""
+    shared = {row["text"]: row for row in rows}.values()
+    for prefix, file, of_file in (("reference_", "reference", shared), ("", "file", rows)):
+        for row in of_file:
+            yield {
+                "file": row[file],
+                "text": row["text"],
+                "perplexity": row[f"{prefix}perplexity"],
+                "standard_error": row[f"{prefix}perplexity_standard_error"],
+                "tokens": row["tokens"],
+                "chunks": row["chunks"],
+                "seconds": row[f"{prefix}seconds"],
+                "findings": [],
+            }
+
+
+def _generate(request: Request) -> Rows:
+    from validate.generation import generate
+    from validate.model import open_model
+    from validate.runtime import Runtime
+
+    rows: Rows = []
+    with open_model(request.reference, request.threads, _for_megatron(request)) as reference:
+        for path in request.artifacts:
+            if path.is_dir():
+                note(f"note: {path}: a folder writes no answers here; convert it to GGUF to see some")
+                continue
+            with Runtime(path, request.threads) as runtime:
+                rows += [
+                    describe_generation(path, prompt, made)
+                    for prompt in request.prompts
+                    for made in generate(
+                        runtime, prompt, request.max_tokens, samples=request.samples, reference=reference
+                    )
+                ]
+    return rows
+
+
+def _for_megatron(request: Request) -> Path | None:
+    return request.hf_config if is_megatron(request.reference) else None

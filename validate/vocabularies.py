@@ -1,0 +1,249 @@
+"""Two vocabularies as values: what of the one is not what the other has.
+
+Tokens at the end that stand for rows of the embedding matrix without a token are no part of this: converters fill a
+vocabulary up to different sizes, and call what they fill in by different names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from convert.tokenizer import TokenType, Vocabulary
+from validate.findings import Finding, Severity
+
+ROLES = ("bos", "eos", "eot", "unk", "pad")
+_PADDING = re.compile(r"\[PAD\d+\]")
+_SPECIAL = {TokenType.CONTROL, TokenType.UNKNOWN}
+_LEAST_SHIFTED = 4  # tokens; fewer have merely changed places
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Tokens that stand at other ids, all by the same distance.
+
+    Attributes:
+        first: id in the reference of the first of them.
+        distance: how much larger their ids are in the artifact.
+        count: how many they are.
+    """
+
+    first: int
+    distance: int
+    count: int
+
+
+@dataclass(frozen=True)
+class VocabularyDifferences:
+    """How an artifact's vocabulary differs from the reference's, without a judgement.
+
+    Attributes:
+        other_model: the one merges by score, the other by rank.
+        size: tokens of the artifact, without padding.
+        reference_size: tokens of the reference, without padding.
+        other_texts: ids whose texts differ.
+        shift: what the most of these have in common, if anything.
+        other_types: ids of ordinary tokens in the reference whose types differ.
+        missing_merges: pairs that only the reference has.
+        extra_merges: pairs that only the artifact has.
+        other_score_order: whether tokens would be merged in another order by their scores.
+    """
+
+    other_model: bool
+    size: int
+    reference_size: int
+    other_texts: tuple[int, ...] = field(repr=False)
+    shift: Shift | None
+    other_types: tuple[int, ...] = field(repr=False)
+    missing_merges: tuple[str, ...] = field(repr=False)
+    extra_merges: tuple[str, ...] = field(repr=False)
+    other_score_order: bool
+
+    @property
+    def moved(self) -> bool:
+        """Whether tokens are shifted, or most of them are others."""
+        return self.other_model or self.shift is not None or 2 * len(self.other_texts) > self.reference_size
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready members: numbers in place of lists."""
+        return {
+            "other_model": self.other_model,
+            "size": self.size,
+            "reference_size": self.reference_size,
+            "other_texts": len(self.other_texts),
+            "shift": asdict(self.shift) if self.shift else None,
+            "other_types": len(self.other_types),
+            "missing_merges": len(self.missing_merges),
+            "extra_merges": len(self.extra_merges),
+            "other_score_order": self.other_score_order,
+        }
+
+
+def vocabulary_differences(artifact: Vocabulary, reference: Vocabulary) -> VocabularyDifferences:
+    """Compare sizes, texts, types, merges and scores."""
+    size, reference_size = _size(artifact), _size(reference)
+    both = range(min(size, reference_size))
+    other_texts = tuple(n for n in both if artifact.tokens[n] != reference.tokens[n])
+    moved = set(other_texts)
+    merges, reference_merges = dict.fromkeys(artifact.merges or ()), dict.fromkeys(reference.merges or ())
+    return VocabularyDifferences(
+        other_model=artifact.model != reference.model,
+        size=size,
+        reference_size=reference_size,
+        other_texts=other_texts,
+        shift=_shift(artifact.tokens[:size], reference.tokens, other_texts),
+        other_types=tuple(n for n in both if n not in moved and _other_type(artifact.types[n], reference.types[n])),
+        missing_merges=tuple(merge for merge in reference_merges if merge not in merges),
+        extra_merges=tuple(merge for merge in merges if merge not in reference_merges),
+        other_score_order=not moved and _other_score_order(artifact, reference, both),
+    )
+
+
+def vocabulary_findings(
+    differences: VocabularyDifferences,
+    artifact: Vocabulary,
+    reference: Vocabulary,
+    special_ids: Mapping[str, tuple[int | None, int | None]],
+    *,
+    texts_differ: bool,
+) -> list[Finding]:
+    """What a person should know of the differences.
+
+    Args:
+        special_ids: by role, the id that the artifact's user gets and that of the reference.
+        texts_differ: whether any text comes out otherwise; a rule for cutting text that differs and has no effect that
+            could be found does not fail the artifact.
+    """
+    if differences.other_model:
+        what = f"tokenizer model is {artifact.model!r}, the reference's is {reference.model!r}"
+        return [Finding("tokens", "tokenizer_model_differs", "tokenizer model", what)]
+    if shift := differences.shift:
+        return [_shifted(shift, reference)]
+    if differences.moved:
+        return _size_and_tokens(differences, artifact, reference)
+    return [
+        *_size_and_tokens(differences, artifact, reference),
+        *_rules(differences, artifact, reference, "fail" if texts_differ else "warn"),
+        *_special_ids(artifact, reference, special_ids),
+    ]
+
+
+def _size(vocabulary: Vocabulary) -> int:
+    """Tokens up to the last that is not padding."""
+    size = len(vocabulary.tokens)
+    while size and (vocabulary.types[size - 1] is TokenType.UNUSED or _PADDING.fullmatch(vocabulary.tokens[size - 1])):
+        size -= 1
+    return size
+
+
+def _shift(tokens: Sequence[str], reference: Sequence[str], differing: Sequence[int]) -> Shift | None:
+    places = {text: place for place, text in enumerate(tokens)}
+    distances = Counter(places[reference[n]] - n for n in differing if reference[n] in places)
+    if not distances:
+        return None
+    distance, count = distances.most_common(1)[0]
+    if count < _LEAST_SHIFTED or 2 * count <= len(differing):
+        return None
+    first = next(n for n in differing if places.get(reference[n], n) - n == distance)
+    return Shift(first, distance, count)
+
+
+def _other_type(kind: TokenType, reference: TokenType) -> bool:
+    """Whether an ordinary token is of another type. Special tokens are tried out instead."""
+    return kind is not reference and reference not in _SPECIAL and reference is not TokenType.USER_DEFINED
+
+
+def _other_score_order(artifact: Vocabulary, reference: Vocabulary, ids: Sequence[int]) -> bool:
+    """Whether the tokens that merging makes, the best score first, are in another order."""
+    ours, theirs = artifact.scores, reference.scores
+    if ours is None or theirs is None:
+        return False
+    made = [
+        n for n in ids if artifact.types[n] is reference.types[n] is TokenType.NORMAL and len(reference.tokens[n]) > 1
+    ]
+    return sorted(made, key=lambda n: -ours[n]) != sorted(made, key=lambda n: -theirs[n])
+
+
+def _shifted(shift: Shift, reference: Vocabulary) -> Finding:
+    token = reference.tokens[shift.first]
+    what = (
+        f"{token!r} has id {shift.first + shift.distance} and not {shift.first}: from here on the vocabulary is "
+        f"shifted by {shift.distance:+d}, {shift.count} tokens in all"
+    )
+    return Finding("tokens", "vocabulary_shifted", token, what)
+
+
+def _size_and_tokens(differences: VocabularyDifferences, artifact: Vocabulary, reference: Vocabulary) -> list[Finding]:
+    findings = []
+    if differences.size != differences.reference_size:
+        what = f"size of the vocabulary is {differences.size}, the reference's is {differences.reference_size}"
+        findings.append(Finding("tokens", "vocabulary_size", "size of the vocabulary", what))
+    if differences.other_texts:
+        first = differences.other_texts[0]
+        token = reference.tokens[first]
+        what = f"{token!r} has id {first} in the reference, which is {artifact.tokens[first]!r} here"
+        findings.append(Finding("tokens", "token_differs", token, what + _others(differences.other_texts)))
+    if differences.other_types:
+        first = differences.other_types[0]
+        kinds = f"{_name(artifact.types[first])} here, {_name(reference.types[first])} in the reference"
+        token = reference.tokens[first]
+        what = f"{token!r} (id {first}) is of type {kinds}{_others(differences.other_types)}"
+        findings.append(Finding("tokens", "token_type_differs", token, what, "warn"))
+    return findings
+
+
+def _rules(
+    differences: VocabularyDifferences, artifact: Vocabulary, reference: Vocabulary, severity: Severity
+) -> list[Finding]:
+    """The rules by which text is cut."""
+
+    def finding(kind: str, subject: str, what: str) -> Finding:
+        effect = "" if severity == "fail" else "; no text was found that comes out otherwise"
+        return Finding("tokens", kind, subject, f"{subject} {what}{effect}", severity)
+
+    findings = []
+    if artifact.pre != reference.pre:
+        what = f"is {artifact.pre!r}, the reference's is {reference.pre!r}"
+        findings.append(finding("pre_tokenizer_differs", "pre-tokenizer", what))
+    missing, extra = differences.missing_merges, differences.extra_merges
+    if missing or extra:
+        subject = (missing or extra)[0]
+        what = f"is the first of {len(missing)} merges that are missing and {len(extra)} that the reference lacks"
+        findings.append(finding("merges_differ", subject, what))
+    if differences.other_score_order:
+        findings.append(finding("scores_differ", "order of the scores", "is not that of the reference"))
+    ours, theirs = _puts_space(artifact), _puts_space(reference)
+    if ours is not theirs:
+        what = f"put before a text: {'yes' if ours else 'no'}, by the reference: {'yes' if theirs else 'no'}"
+        findings.append(finding("space_prefix_differs", "space", what))
+    return findings
+
+
+def _special_ids(
+    artifact: Vocabulary, reference: Vocabulary, special_ids: Mapping[str, tuple[int | None, int | None]]
+) -> list[Finding]:
+    findings = []
+    for role, (ours, theirs) in special_ids.items():
+        needed = role in ("bos", "eos")
+        if theirs is None or ours == theirs or (ours is None and not needed):
+            continue
+        here = "missing" if ours is None else f"{artifact.tokens[ours]!r} (id {ours})"
+        what = f"{role} is {here}, the reference's is {reference.tokens[theirs]!r} (id {theirs})"
+        findings.append(Finding("tokens", "special_id_differs", role, what, "fail" if needed else "warn"))
+    return findings
+
+
+def _puts_space(vocabulary: Vocabulary) -> bool:
+    """Whether a text gets a space before it; byte-level BPE has no such thing in llama.cpp."""
+    return vocabulary.model == "llama" and vocabulary.add_space_prefix is not False
+
+
+def _others(ids: Sequence[int]) -> str:
+    return f"; and {len(ids) - 1} more" if len(ids) > 1 else ""
+
+
+def _name(kind: TokenType) -> str:
+    return kind.name.lower().replace("_", " ")
