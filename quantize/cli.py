@@ -76,6 +76,7 @@ def cli(
       mquant Mistral-7B-Instruct-v0.3/ --type Q4_K_M --type Q6_K --output-dir gguf/
       mquant model-bf16.gguf --type IQ4_XS --imatrix imatrix.gguf --output model-IQ4_XS.gguf
     """
+    from convert.hub import resolve_source
     from convert.run import Output, check_outputs, run
     from convert.threads import default_threads
     from convert.types import find_block_type
@@ -98,7 +99,7 @@ def cli(
     if output and (output_dir or len(file_types) > 1):
         raise UsageError("--output names a single file", "use --output-dir for several types")
     matrix = read_imatrix(imatrix) if imatrix else None
-    opened = open_source(source, hf_config)
+    opened = open_source(resolve_source(source), hf_config)
     for line in opened.notes:
         note(f"note: {line}")
     plans = [

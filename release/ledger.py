@@ -20,9 +20,8 @@ from convert.console import byte_progress, note
 from convert.documents import read_object_if_any
 from convert.errors import DiskError, FormatError
 from convert.folder import write_files
-from release.files import FileDigest, digest_file
+from release.files import LEDGER, FileDigest, digest_file
 
-LEDGER = "build-state.json"
 _SCHEMA_VERSION = 1
 # Summed up before anybody would look at a bar.
 _QUICK_BYTES = 100_000_000

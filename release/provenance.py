@@ -21,6 +21,7 @@ from release.recipe import portable_text
 from release.tools import all_tools
 
 PROVENANCE = "provenance.json"
+ACCEPTED = "acceptedFailedGates"
 BUILD_TYPE = "urn:mconv:mrelease:build:1"
 _BUILDER = "urn:mconv:mrelease"
 
@@ -43,7 +44,7 @@ def describe_provenance(
     parameters: dict[str, Any] = {"recipe": tomllib.loads(portable_text(project.text))}
     if accepted is not None:
         gates = [f"{gate['file']}: {gate['gate']}: {gate['what']}" for gate in failed_gates(report)]
-        parameters["acceptedFailedGates"] = {"reason": accepted, "gates": gates}
+        parameters[ACCEPTED] = {"reason": accepted, "gates": gates}
     statement = {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": name, "digest": {"sha256": files[name].sha256}} for name in sorted(files)],

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from convert.errors import SourceError, UsageError
 from release.checking import MEASUREMENTS
-from release.files import STATE
-from release.ledger import LEDGER
+from release.files import LEDGER, STATE
 
 SIGNATURE = "model.sig"
 

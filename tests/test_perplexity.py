@@ -307,7 +307,7 @@ def test_a_model_that_is_not_finite_fails_after_its_results(
     what = f"{text}: the perplexity under {path} is not finite"
     assert [(finding["kind"], finding["what"]) for finding in broken["findings"]] == [("not_finite_perplexity", what)]
     assert not good["findings"]
-    assert result.err.splitlines()[0] == f"error: {what}"
+    assert result.err.splitlines()[0] == f"error: {path}: not_finite_perplexity: {what}"
 
 
 @pytest.mark.parametrize("kind", ["F32", "BF16", "Q8_0"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gguf_compare import assert_same_tensors, data, listing
 from gguf_parts import write_parts
+from legacy_imatrix import write_legacy_imatrix
 from llama_quantize import Options
 from llama_quantize import quantize as llama_quantize
 
@@ -95,16 +96,6 @@ def test_an_importance_matrix_equals_llama_quantize(  # type: ignore[no-untyped-
         told = read_gguf(Path(file["path"])).metadata
         assert told["quantize.imatrix.file"].content == "imatrix.dat"
         assert told["quantize.imatrix.entries_count"].content == len(matrix)
-
-
-def write_legacy_imatrix(path: Path, matrix: dict[str, np.ndarray]) -> Path:
-    """The form that llama-imatrix wrote before GGUF: counts, then name, calls and values of each entry."""
-    with path.open("wb") as file:
-        file.write(np.int32(len(matrix)).tobytes())
-        for name, values in matrix.items():
-            file.write(np.int32(len(name)).tobytes() + name.encode() + np.int32(1).tobytes())
-            file.write(np.int32(values.size).tobytes() + values.tobytes())
-    return path
 
 
 def test_a_gguf_source_gives_the_tensors_of_the_folder(dense: Path, quantize, converted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

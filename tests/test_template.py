@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -11,14 +12,12 @@ from pathlib import Path
 import mutations_vocabulary as mutations
 import pytest
 from checkpoints_tokenizers import (
-    packaged,
     sentencepiece_folder,
-    tekken_folder,
     trained_folder,
-    write_config,
     write_vocabulary,
 )
 from conftest import Result
+from small_tekken import small_tekken
 
 from convert.tokenizer import Vocabulary, pretokenizer
 from validate.chat import Rendered, render_conversations
@@ -32,13 +31,16 @@ from validate.template_results import TemplateResult
 from validate.tokenizers import artifact_tokenizer, reference_tokenizer
 
 TINY = Path(__file__).parent.parent / "examples" / "tiny-mistral"
-SPECIAL = {"v7": (), "v11": ("[ARGS]", "[CALL_ID]"), "v13": ("[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]")}
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
     "{% if m.role not in ['system', 'user', 'assistant', 'tool'] %}{{ raise_exception('who is that?') }}{% endif %}"
     "{{ m.role }}:\n{{ m.content | string | trim }}{{ eos_token }}{% endfor %}"
     "{% if tools %}{{ tools | tojson }}{% endif %}{% if add_generation_prompt %}assistant:\n{% endif %}"
 )
+HAVE_SPACE_AROUND = {
+    "several turns", "system prompt and several turns", "tools and system prompt", "answer that ends in spaces",
+    "white space",
+}  # fmt: skip
 EVERY = [conversation.name for conversation in CONVERSATIONS]
 
 
@@ -58,7 +60,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tekken(tmp_path_factory: pytest.TempPathFactory) -> TokenizerSource:
     """Magistral's tokenizer, without a template of its own."""
-    return source(tekken_folder(tmp_path_factory.mktemp("tekken"), "v13", SPECIAL["v13"]))
+    return source(small_tekken(tmp_path_factory.mktemp("tekken"), "v13"))
 
 
 def compare(
@@ -78,26 +80,25 @@ def statuses(result: TemplateResult) -> Counter[str]:
 
 
 @pytest.mark.parametrize("version", ["v3", "v7", "v11", "v13"])
-def test_the_generated_template_of_tekken(tekken: TokenizerSource, tmp_path: Path, version: str) -> None:
-    if version == "v3":
-        folder = write_config(tmp_path / "model", 131072)
-        shutil.copy(packaged("tekken_240718.json"), folder / "tekken.json")
-        tekken = source(folder)
-    elif version != "v13":
-        tekken = source(tekken_folder(tmp_path / "model", version, SPECIAL[version]))
-    result = compare(tekken, tmp_path)
+def test_the_generated_template_of_tekken(tmp_path: Path, version: str) -> None:
+    result = compare(source(small_tekken(tmp_path / "model", version)), tmp_path)
     assert result.against == "mistral-common"
     assert failed(result.findings) == []
-    assert kinds(result, "warn") == [("generated_template_differs", "answer that ends in spaces")]
+    assert [kind for kind, _ in kinds(result, "warn")] == ["generated_template_differs"]
     known = {conversation.name for conversation in result.conversations if conversation.known}
     # mistral-common takes spaces from the end of an answer, reads no special token in a text, and is less strict
     # with who speaks first and stricter with who speaks last than its own template.
     never = {"answer that ends in spaces", "spelled special tokens", "assistant first", "assistant last"}
-    assert known >= never
     assert {c.name for c in result.conversations if c.status == "differs"} == known
-    if version == "v13":
-        assert known == never
-        assert statuses(result)["same"] == 23
+    # Of its own, v3 parses results that are JSON, and v11 has a place for thoughts that the encoder lacks.
+    more = {
+        "v3": {"tool call and result", "reasoning beside the answer", "system prompt alone"}
+        | {"system prompt later", "no messages"},
+        "v7": {"reasoning beside the answer"},
+        "v11": {"reasoning", "reasoning beside the answer"},
+    }
+    assert known == never | more.get(version, set())
+    assert statuses(result)["same"] == len(EVERY) - len(known) - statuses(result)["both_refuse"]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_mistral_common_alone_is_its_own_measure(tekken: TokenizerSource) -> Non
 
 def test_a_template_of_another_version(tekken: TokenizerSource, tmp_path: Path) -> None:
     assert tekken.folder is not None
-    older = mistral_template(tekken_folder(tmp_path / "v7", "v7") / "tekken.json")
+    older = mistral_template(small_tekken(tmp_path / "v7", "v7") / "tekken.json")
     result = compare(tekken, tmp_path, mutations.template(older))
     found = kinds(result)
     assert {kind for kind, _ in found} == {"template_differs"}
@@ -182,17 +183,18 @@ def test_a_template_of_another_version(tekken: TokenizerSource, tmp_path: Path) 
     assert first.difference.text.endswith('[TOOL_CALLS][{"name": "weather", "arguments": {"city')
     assert first.difference.reference_text.endswith('[TOOL_CALLS]weather[ARGS]{"city": "Paris", "days": 2')
     assert first.difference.artifact.pieces[:3] == ("[/INST]", "[TOOL_CALLS]", "[")
-    assert first.difference.reference.pieces[:4] == ("[/INST]", "[TOOL_CALLS]", "weather", "[ARGS]")
+    # Told by the names that the reference has for its ids.
+    assert first.difference.reference.pieces[:5] == ("[/INST]", "[TOOL_CALLS]", "we", "ather", "[ARGS]")
     assert ("template_strictness", "reasoning") in kinds(result, "warn")
 
 
 def test_the_references_template_against_mistral_common(tekken: TokenizerSource, tmp_path: Path) -> None:
     assert tekken.folder is not None
-    folder = shutil.copytree(tekken.folder, tmp_path / "model")
-    made = mistral_template(folder / "tekken.json")
+    made = mistral_template(tekken.folder / "tekken.json")
     assert made is not None
-    (folder / "chat_template.jinja").write_text(made.replace("[SYSTEM_PROMPT]", "[INST]"))
-    result = compare(source(folder), tmp_path)
+    own = {"default": made.replace("[SYSTEM_PROMPT]", "[INST]")}
+    reference = replace(tekken, templates=own, vocabulary=replace(tekken.vocabulary, chat_templates=own))
+    result = compare(reference, tmp_path)
     assert (result.against, result.same_source, kinds(result)) == ("template", True, [])
     found = {finding.kind: finding for finding in result.findings}
     assert set(found) == {"reference_template_differs", "template_same_source"}
@@ -210,28 +212,31 @@ def test_the_references_template_against_mistral_common(tekken: TokenizerSource,
         (mutations.LOOPING, [("template_error", EVERY[0]), ("template_error", EVERY[1])]),
         (mutations.RAISING, [("template_error", EVERY[0])]),
         ("{% if %}", [("template_error", EVERY[0])]),
-        ("{{ messages[0].nothing.deeper }}", [("template_error", EVERY[0])]),
-        (TEMPLATE.replace("| trim", ""), [("template_differs", "several turns"), ("template_differs", "begun answer")]),
-        (TEMPLATE.replace("{{ bos_token }}", "{{ bos_token }} "), [("template_differs", EVERY[0])]),
+        ("{{ messages.nothing.deeper }}", [("template_error", EVERY[0])]),
+        (
+            TEMPLATE.replace("| trim", ""),
+            [("template_differs", name) for name in EVERY if name in HAVE_SPACE_AROUND],
+        ),
+        (
+            TEMPLATE.replace("{{ bos_token }}", ""),
+            [("template_differs", name) for name in EVERY if name != "unknown role"],
+        ),
     ],
 )
 def test_what_goes_wrong(llama: Path, tmp_path: Path, template: str | None, expected: list[tuple[str, str]]) -> None:
-    result = compare(source(llama), tmp_path, mutations.template(template))
-    found = kinds(result)
-    assert found[: len(expected)] == expected or set(expected) <= set(found)
-    assert {kind for kind, _ in found} == {kind for kind, _ in expected}
+    result = compare(source(llama), tmp_path, lambda v: mutations.without_bos(mutations.template(template)(v)))
+    assert kinds(result) == expected
     if expected[0][0] != "template_differs":
-        assert len(found) == len(expected)
         assert "same" not in statuses(result)
     for finding in failed(result.findings):
         assert finding.what.startswith(f"{finding.subject}: ")
 
 
 def test_one_that_is_stricter_and_one_that_is_laxer(llama: Path, tmp_path: Path) -> None:
-    laxer = compare(
-        source(llama), tmp_path, mutations.template(TEMPLATE.replace("raise_exception", "").replace("who", ""))
-    )
-    assert ("template_strictness", "unknown role") in kinds(laxer, "warn") or kinds(laxer)
+    laxer = TEMPLATE.replace("'tool']", "'tool', 'poet']")
+    result = compare(source(llama), tmp_path, mutations.template(laxer))
+    assert (kinds(result), kinds(result, "warn")) == ([], [("template_strictness", "unknown role")])
+    assert result.findings[0].what.endswith("refuses it: the chat template fails: TemplateError: who is that?")
     stricter = TEMPLATE.replace(
         "{{ bos_token }}",
         "{{ bos_token }}{% if messages and messages[0].role == 'assistant' %}"
@@ -274,8 +279,8 @@ def test_prompts_are_those_of_transformers(llama: Path) -> None:
         if prompt.ids is None or not conversation.messages:
             continue
         expected = tokenizer.apply_chat_template(
-            [dict(message) for message in conversation.messages],
-            tools=conversation.tools and list(conversation.tools),
+            json.loads(json.dumps(conversation.messages)),
+            tools=json.loads(json.dumps(conversation.tools)),
             add_generation_prompt=not conversation.continues,
             continue_final_message=conversation.continues,
             return_dict=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from validate.chat import Rendered, render_conversations
 from validate.conversations import Conversation
 
 if TYPE_CHECKING:
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
     from validate.text_tokenizer import TextTokenizer
 
 # Templates that tell the date tell this one, so that two sides that render at midnight agree.
@@ -66,9 +69,8 @@ def mistral_prompts(path: Path, conversations: Iterable[Conversation]) -> list[P
     """
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
     from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
-    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
-    tokenizer = MistralTokenizer.from_file(path)
+    tokenizer, _ = _mistral(path, path.stat().st_mtime_ns)
     prompts = []
     for conversation in conversations:
         messages, tools = _plain(conversation.messages), _plain(conversation.tools)
@@ -84,12 +86,20 @@ def mistral_prompts(path: Path, conversations: Iterable[Conversation]) -> list[P
 
 def mistral_template(path: Path) -> str | None:
     """The chat template that mistral-common generates for a tokenizer, None where it generates none."""
+    return _mistral(path, path.stat().st_mtime_ns)[1]
+
+
+@functools.lru_cache(maxsize=2)
+def _mistral(path: Path, _changed: int) -> tuple[MistralTokenizer, str | None]:
+    """A tokenizer and its generated template, kept for the next artifact: reading them takes seconds."""
     from mistral_common.integrations.chat_templates.chat_templates import convert_tokenizer_to_chat_template
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
     try:
-        return convert_tokenizer_to_chat_template(path)
+        template = convert_tokenizer_to_chat_template(path)
     except Exception:  # versions that need settings which the file lacks
-        return None
+        template = None
+    return MistralTokenizer.from_file(path), template
 
 
 def _variables(conversation: Conversation) -> dict[str, Any]:

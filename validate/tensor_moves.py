@@ -23,7 +23,8 @@ def moved_findings(moves: Mapping[str, str], places: Mapping[str, Place]) -> lis
         # The second of two that changed places is told with the first.
         if moves.get(other) != name or (kind, other_unit, unit) not in groups:
             groups.setdefault((kind, unit, other_unit), []).append(name)
-    sizes = Counter(unit for place in places.values() for unit in (place.layer_name, place.expert_name))
+    units = ((place.layer_name, place.expert_name, place.stack_name) for place in places.values())
+    sizes = Counter(unit for names in units for unit in set(names))
     findings = []
     for (kind, unit, other_unit), names in groups.items():
         if len(names) > 1 and 2 * len(names) >= sizes[unit]:
@@ -44,12 +45,12 @@ def _kind(place: Place, other: Place, moves: Collection[str]) -> str:
 
 
 def _units(place: Place, other: Place) -> tuple[str, str]:
-    """The layers, the experts or else the tensors that two tensors set apart."""
+    """What the two belong to that sets them apart: layers, experts, stacks of experts."""
     if place.layer != other.layer:
         return place.layer_name, other.layer_name
     if place.expert != other.expert:
         return place.expert_name, other.expert_name
-    return place.name, other.name
+    return place.stack_name, other.stack_name
 
 
 def _said(kind: str, other: str) -> str:

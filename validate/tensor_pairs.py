@@ -51,6 +51,12 @@ class Place:
         """What the names of all tensors of its expert begin with; its own name where it is of none."""
         return self.name if self.expert is None else self._head(2)
 
+    @property
+    def stack_name(self) -> str:
+        """What stands for the names of a layer's experts together; its own name where it is of none."""
+        head = self.expert_name
+        return self.name if self.expert is None else f"{head.rpartition('.')[0]}.*{self.name.removeprefix(head)}"
+
     def _head(self, numbers: int) -> str:
         """The name up to its first or its second number."""
         return "".join(re.findall(r".*?\.\d+(?=\.)", self.name)[:numbers])
@@ -194,7 +200,4 @@ def _by(key: Callable[[Place], str], found: Iterable[Place]) -> dict[str, list[P
 
 def _subject(group: Sequence[Place]) -> str:
     """The name of a tensor, or what stands for the names of several experts'."""
-    if len(group) == 1:
-        return group[0].name
-    head = group[0].expert_name
-    return f"{head.rpartition('.')[0]}.*{group[0].name.removeprefix(head)}"
+    return group[0].name if len(group) == 1 else group[0].stack_name

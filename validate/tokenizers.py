@@ -95,8 +95,8 @@ class MistralCommon(InParts):
     def _split_otherwise(self, split: str) -> Callable[[str], list[int]]:
         import tiktoken
 
-        first = self._tekken.num_special_tokens
-        ranks = {self._tekken.id_to_byte_piece(number): number - first for number in range(first, self._tekken.n_words)}
+        first, last = self._tekken.num_special_tokens, self._tekken.n_words
+        ranks = {self._tekken.id_to_byte_piece(number): number - first for number in range(first, last)}
         encoding = tiktoken.Encoding("changed", pat_str=split, mergeable_ranks=ranks, special_tokens={})
         return lambda text: [rank + first for rank in encoding.encode_ordinary(text)]
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convert.run import CHUNK_WEIGHTS
 from convert.tensors import Tensor
-from validate.tensor_values import read_values
+from validate.tensor_values import read_values, row_ranges
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,7 @@ class TransposedTensor:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop): columns of the source."""
-        height, width = self.source.shape
-        rows = np.empty((stop - start, height), np.float32)
-        step = max(1, CHUNK_WEIGHTS // width)
-        for low in range(0, height, step):
-            high = min(low + step, height)
+        rows = np.empty((stop - start, self.shape[1]), np.float32)
+        for low, high in row_ranges(self.source):
             rows[:, low:high] = read_values(self.source, low, high)[:, start:stop].T
         return rows

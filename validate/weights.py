@@ -11,8 +11,7 @@ from pathlib import Path
 
 from convert.checkpoint import Checkpoint
 from convert.console import byte_progress
-from convert.run import CHUNK_WEIGHTS
-from convert.tensors import row_count, row_length, stored_bytes
+from convert.tensors import row_count, stored_bytes
 from convert.threads import default_threads
 from convert.types import BlockType
 from quantize import kernels
@@ -25,6 +24,7 @@ from validate.tensor_comparison import Comparison
 from validate.tensor_moves import moved_findings
 from validate.tensor_pairs import Pair, pair_tensors
 from validate.tensor_rows import compare_blocks, compare_floats, find_encoder, is_encodable, is_lossless
+from validate.tensor_values import row_ranges
 from validate.tensor_verdict import Status, judge
 from validate.weights_result import TensorResult, WeightsResult
 
@@ -122,10 +122,9 @@ def _compare(
 
     for subject in subjects:
         pair = subject.pair
-        count, step = row_count(pair.found.shape), max(1, CHUNK_WEIGHTS // row_length(pair.found.shape))
-        for start in range(0, count, step):
-            stop = min(start + step, count)
-            size = _size(pair) * (stop - start) // count
+        row_bytes = _size(pair) / row_count(pair.found.shape)
+        for start, stop in row_ranges(pair.found):
+            size = round(row_bytes * stop) - round(row_bytes * start)
             pending.append((subject, size, pool.submit(subject.compare, start, stop)))
             if len(pending) >= depth:
                 collect()
@@ -149,7 +148,7 @@ def _judge(artifact: Path, compared: list[tuple[_Subject, Comparison]]) -> tuple
         unknown += verdict.status == "quantized" and each.encoder is None and is_encodable(each.pair)
         if verdict.status != "different":
             continue
-        fault = verdict.fault or explain(each.pair, found.sums, references, gguf=artifact.is_file())
+        fault = verdict.fault or explain(each.pair, found, references, gguf=artifact.is_file())
         if fault.other:
             moves[place.name] = fault.other
         else:
@@ -158,8 +157,8 @@ def _judge(artifact: Path, compared: list[tuple[_Subject, Comparison]]) -> tuple
     findings += moved_findings(moves, places)
     if unknown:
         what = (
-            f"{artifact.name}: {unknown} tensors are not byte for byte what this encoder writes without importance or "
-            "with the matrix given; they are judged by their errors"
+            f"{artifact.name}: {unknown} tensors are not, byte for byte, what quantizing the reference writes without "
+            "importance or with the matrix given; they are judged by their errors"
         )
         findings.append(Finding("weights", "other_encoder", artifact.name, what, "note"))
     return tensors, findings
