@@ -35,10 +35,11 @@ def inspect(path: Path, hf_config: Path | None, as_json: bool) -> None:
     Example:
       mconv inspect Mistral-7B-Instruct-v0.3/
     """
+    from convert.hub import resolve_source
     from convert.layouts import open_checkpoint
     from convert.summary import summarize
 
-    layout, checkpoint = open_checkpoint(path, hf_config)
+    layout, checkpoint = open_checkpoint(resolve_source(path), hf_config)
     for line in checkpoint.notes:
         note(f"note: {line}")
     summary = summarize(layout, checkpoint)

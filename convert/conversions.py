@@ -48,9 +48,10 @@ max_shard_size_option = click.option(
 
 
 def _open_hf(path: Path) -> Checkpoint:
+    from convert.hub import resolve_source
     from convert.layouts.hf import open_hf
 
-    return open_hf(path)
+    return open_hf(resolve_source(path))
 
 
 def _open_megatron(path: Path, hf_config: Path | None) -> Checkpoint:

@@ -41,12 +41,12 @@ def read_provenance(folder: Path, config: Mapping[str, Any], tensors: Iterable[T
         `general.name`, `basename`, `finetune`, `version`, `size_label`, licence, languages, tags and base models from
         the card; `general.sampling.*` from generation_config.json; `mconv.version` and `mconv.source.revision`.
     """
-    card = _read_card(folder)
+    card = read_card(folder)
     name = _model_name(folder, config, card)
     metadata: Metadata = {"general.type": string("model"), "general.name": string(name)}
     metadata |= {f"general.{key}": string(text) for key, text in name_parts(name).items()}
     metadata["general.size_label"] = string(size_label(tensors, spec))
-    metadata |= _card_metadata(card)
+    metadata |= card_metadata(card)
     metadata |= _sampling(folder)
     metadata["mconv.version"] = string(convert.__version__)
     metadata["mconv.source.architecture"] = string(config["architectures"][0])
@@ -128,7 +128,7 @@ def _revision(folder: Path, config: Mapping[str, Any]) -> str | None:
     return lines[0] if lines and _REVISION.fullmatch(lines[0]) else None
 
 
-def _read_card(folder: Path) -> dict[str, Any]:
+def read_card(folder: Path) -> dict[str, Any]:
     """The YAML at the head of README.md; empty where there is none that can be read."""
     import yaml
 
@@ -147,7 +147,8 @@ def _read_card(folder: Path) -> dict[str, Any]:
     return card if isinstance(card, dict) else {}
 
 
-def _card_metadata(card: Mapping[str, Any]) -> Metadata:
+def card_metadata(card: Mapping[str, Any]) -> Metadata:
+    """Licence, base models, tags and languages of a card, as `general.*` keys."""
     metadata: Metadata = {}
     for key, name in (("license", "license"), ("license_name", "license.name"), ("license_link", "license.link")):
         if isinstance(card.get(key), str):

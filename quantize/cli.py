@@ -76,6 +76,7 @@ def cli(
       mquant Mistral-7B-Instruct-v0.3/ --type Q4_K_M --type Q6_K --output-dir gguf/
       mquant model-bf16.gguf --type IQ4_XS --imatrix imatrix.gguf --output model-IQ4_XS.gguf
     """
+    from convert.hub import resolve_source
     from convert.run import Output, check_outputs, run
     from convert.threads import default_threads
     from convert.types import find_block_type
@@ -86,6 +87,7 @@ def cli(
     from quantize.overrides import parse_override
     from quantize.plan import plan_quantization
     from quantize.source import open_source
+    from quantize.surroundings import prepare_kernels, warn
 
     file_types = list(dict.fromkeys(find_file_type(name) for name in types))
     options = TypeOptions(
@@ -97,7 +99,7 @@ def cli(
     if output and (output_dir or len(file_types) > 1):
         raise UsageError("--output names a single file", "use --output-dir for several types")
     matrix = read_imatrix(imatrix) if imatrix else None
-    opened = open_source(source, hf_config)
+    opened = open_source(resolve_source(source), hf_config)
     for line in opened.notes:
         note(f"note: {line}")
     plans = [
@@ -109,27 +111,11 @@ def cli(
     if not dry_run:
         _create(folder)
         check_outputs(outputs, [*opened.files, *([imatrix] if imatrix else [])], overwrite=overwrite)
-        _prepare_kernels(plans)
+        prepare_kernels(plans)
         run(outputs, BlockEncoder(matrix), threads=threads or default_threads(), what=opened.stem)
     for plan in plans:
-        _warn(plan)
+        warn(plan)
     _report(plans, outputs, as_json=as_json, dry_run=dry_run)
-
-
-def _prepare_kernels(plans: list[QuantizationPlan]) -> None:
-    """Load the kernels. Their first use on a machine compiles them: seconds that must not look like a hang."""
-    from tqdm import tqdm
-
-    from quantize import kernels
-
-    names = sorted({tensor.type.name for plan in plans for tensor in plan.plan.tensors} & kernels.SUPPORTED)
-    with tqdm(total=len(names), desc="kernels", unit="kernel", disable=None, leave=False) as bar:
-
-        def begin(name: str) -> None:
-            bar.set_postfix_str(name)
-            bar.update()
-
-        kernels.prepare(names, begin)
 
 
 def _create(folder: Path) -> None:
@@ -137,21 +123,6 @@ def _create(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise DiskError(f"{folder} is not a folder", "choose another output folder") from error
-
-
-def _warn(plan: QuantizationPlan) -> None:
-    if plan.fallbacks:
-        first = plan.fallbacks[0]
-        note(
-            f"warning: {plan.file_type.name}: {len(plan.fallbacks)} tensors do not fit their type, "
-            f"such as {first.tensor.name}: {first.type.name} instead of {first.wanted.name}"
-        )
-    # llama-imatrix leaves these two out as a rule.
-    missing = [name for name in plan.missing_imatrix if name not in ("token_embd.weight", "output.weight")]
-    if missing:
-        note(
-            f"warning: {plan.file_type.name}: the importance matrix lacks {len(missing)} tensors, such as {missing[0]}"
-        )
 
 
 def _report(plans: list[QuantizationPlan], outputs: list[Output], *, as_json: bool, dry_run: bool) -> None:

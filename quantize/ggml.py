@@ -82,6 +82,12 @@ def dequantize_rows(block_type: BlockType, blocks: np.ndarray, out: np.ndarray) 
     decode(ctypes.c_void_p(source), ctypes.c_void_p(target), ctypes.c_int64(count * length))
 
 
+def version() -> str:
+    """The version of ggml, and the commit that it was built from."""
+    library = _library()
+    return f"{library.ggml_version().decode()} ({library.ggml_commit().decode()})"
+
+
 def _address(array: np.ndarray, dtype: type[np.generic], shape: tuple[int, ...]) -> int:
     # The library sees only a pointer: a wrong array would be read or written past its end.
     if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
@@ -123,6 +129,8 @@ def _library() -> ctypes.CDLL:
         "ggml_type_name": (ctypes.c_char_p, (number,)),
         "ggml_blck_size": (int64, (number,)),
         "ggml_type_size": (size, (number,)),
+        "ggml_version": (ctypes.c_char_p, ()),
+        "ggml_commit": (ctypes.c_char_p, ()),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from convert.errors import QuantizationError
 from convert.layouts.gguf import QUANTIZATION_VERSION
-from convert.metadata import uint32
+from convert.metadata import Metadata, uint32
 from convert.plan import Plan, lay_out
 from quantize.assign import Assignment, TypeOptions, assign_types, check_importance
 from quantize.filetypes import FileType
@@ -23,12 +23,15 @@ class QuantizationPlan:
     Attributes:
         file_type: what was asked for.
         plan: the file.
+        metadata, alignment: what its header was made from, for who lays it out in another way.
         fallbacks: tensors whose rows do not fit the type that the mixture gives them.
         missing_imatrix: tensors that the importance matrix knows nothing of.
     """
 
     file_type: FileType
     plan: Plan
+    metadata: Metadata = field(repr=False)
+    alignment: int
     fallbacks: tuple[Assignment, ...]
     missing_imatrix: tuple[str, ...]
 
@@ -68,6 +71,8 @@ def plan_quantization(
     return QuantizationPlan(
         file_type=file_type,
         plan=lay_out(metadata, typed, source.alignment),
+        metadata=metadata,
+        alignment=source.alignment,
         fallbacks=tuple(assignment for assignment in assignments.values() if assignment.is_fallback),
         missing_imatrix=tuple(missing),
     )

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Iterator
 
 import click
 
+from convert.commands import find_commands
+
 
 def commands() -> Iterator[click.Command]:
-    """Every command in this folder: the `command` of each module that has one."""
-    for found in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{found.name}")
-        if hasattr(module, "command"):
-            yield module.command
+    """Every command in this folder."""
+    return find_commands(__name__, __path__)

@@ -1,0 +1,131 @@
+"""What huggingface_hub raises, as errors of ours: one line of what, one of what to do, and no token in either."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from convert.console import disk_error
+from convert.errors import MconvError, PublishError, SourceError
+
+# Access tokens of users and organizations, and what follows the word that carries one.
+_SECRETS = re.compile(r"\b(?:hf|api_org)_\w{8,}|(?<=Bearer )\S+", re.IGNORECASE)
+# Addresses of the storage behind the Hub carry a signature that lets anyone in for a while.
+_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
+
+
+def scrub(text: str) -> str:
+    """A text without tokens and without signatures."""
+    from huggingface_hub import get_token
+
+    try:
+        token = get_token()
+    except Exception:
+        # Where getting a token fails, there is none to hide.
+        token = None
+    if token:
+        text = text.replace(token, "***")
+    return _QUERY.sub(r"\1", _SECRETS.sub("***", text))
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The answer of the Hub, or what kept it from answering, inside an error that only wraps it."""
+    import httpx2
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    # An answer of the Hub is an httpx2.HTTPError too.
+    telling = (httpx2.HTTPError, OfflineModeIsEnabled, MconvError)
+    return next((cause for cause in _causes(error) if isinstance(cause, telling)), error)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def reason(error: BaseException) -> str:
+    """In a few words, why something failed."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    cause = innermost(error)
+    if isinstance(cause, HfHubHTTPError):
+        said = scrub(cause.server_message or "")
+        return f"the Hub answered {cause.response.status_code}" + (f" ({said[:200]})" if said else "")
+    text = scrub(str(cause)).strip()
+    return f"{type(cause).__name__}: {text[:200]}" if text else type(cause).__name__
+
+
+def explain(error: Exception, repo: str, revision: str | None = None) -> MconvError:
+    """The error of ours for whatever huggingface_hub raised while it dealt with a repository."""
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    cause = innermost(error)
+    if isinstance(cause, MconvError):
+        return cause
+    if isinstance(cause, HfHubHTTPError):
+        return _explain_answer(cause, repo, revision)
+    if isinstance(cause, OfflineModeIsEnabled):
+        return SourceError(
+            f"{_at(repo, revision)} is not, or not wholly, in the cache, and HF_HUB_OFFLINE keeps the Hub out of reach",
+            "unset HF_HUB_OFFLINE, or fetch it where there is a network and copy the cache",
+        )
+    if isinstance(cause, LocalTokenNotFoundError):
+        return PublishError("not signed in to the Hub", "run 'hf auth login', or set HF_TOKEN")
+    if isinstance(cause, (httpx2.TransportError, ConnectionError, TimeoutError)):
+        return PublishError(
+            f"{repo}: the Hub cannot be reached ({reason(cause)})",
+            "check the network, the proxy and HF_ENDPOINT, and run the same command again: it goes on",
+        )
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return disk_error(cause)
+    return PublishError(f"{repo}: {reason(error)}", "run the same command again: it goes on where it stopped")
+
+
+def _explain_answer(error: Exception, repo: str, revision: str | None) -> PublishError:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    page = f"{constants.ENDPOINT}/{repo}"
+    if isinstance(error, GatedRepoError):
+        return PublishError(
+            f"{repo}: access is restricted", f"accept the terms at {page}, then sign in with 'hf auth login'"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return PublishError(
+            f"{repo}: no repository of this name on the Hub, or none that you may see",
+            "check the name, or the path; for a private repository run 'hf auth login', or set HF_TOKEN",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return PublishError(
+            f"{repo}: no revision {revision or 'main'}",
+            f"give a branch, a tag or a whole commit id; see {page}/commits",
+        )
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+    if status == 412:
+        return PublishError(
+            f"{repo}: the branch moved while it was committed to",
+            f"look at {page}/commits/main, and run the same command again",
+        )
+    if isinstance(error, HfHubHTTPError) and error.response.request.url.path.endswith("/validate-yaml"):
+        return PublishError(
+            f"README.md: the Hub cannot read its metadata: {reason(error)}", "correct the lines between the two ---"
+        )
+    hints = {
+        401: "the token is not valid (any more): run 'hf auth login', or set HF_TOKEN",
+        403: f"use a token that may do this to {repo}; see {constants.ENDPOINT}/settings/tokens",
+        429: "too many requests: wait a while and run the same command again, it goes on where it stopped",
+    }
+    default = "run the same command again later: it goes on where it stopped" if status >= 500 else f"see {page}"
+    return PublishError(f"{repo}: {reason(error)}", hints.get(status, default))
+
+
+def _at(repo: str, revision: str | None) -> str:
+    return f"{repo}@{revision}" if revision else repo

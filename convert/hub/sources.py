@@ -1,0 +1,99 @@
+"""Downloads of checkpoints: only the files that are read, at one commit, into the Hub's own cache."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from convert.console import format_bytes, note
+from convert.errors import DiskError, SourceError
+from convert.hub.client import hub_client
+from convert.hub.errors import explain
+from convert.hub.patience import Patience, persist
+from convert.layouts.companions import CARD_FILES, CONFIG, GENERATION, TOKENIZER_FILES
+
+# A name has letters, digits, and single dots, dashes and underscores between them (huggingface_hub's
+# utils/_validators.py). What follows @ is a branch, a tag, a pull request or a commit.
+_NAME = r"(?![^@/]*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+_SOURCE = re.compile(rf"(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[A-Za-z0-9_][A-Za-z0-9._/-]*))?")
+_WANTED = (
+    "model*.safetensors", "model.safetensors.index.json", CONFIG, GENERATION, *TOKENIZER_FILES, *CARD_FILES,
+)  # fmt: skip
+# Who names a model on the command line waits in front of it.
+_PATIENCE = Patience(attempts=3)
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A model on the Hub.
+
+    Attributes:
+        repo: `ORGANIZATION/NAME`.
+        revision: branch, tag or commit; None is the main branch.
+    """
+
+    repo: str
+    revision: str | None
+
+
+def parse_source(text: str) -> HubSource | None:
+    """What `ORGANIZATION/NAME[@REVISION]` says; None for a text of another form."""
+    match = _SOURCE.fullmatch(text)
+    if not match or text.endswith((".gguf", ".git")):
+        return None
+    return HubSource(match["repo"], match["revision"])
+
+
+def download(source: HubSource) -> Path:
+    """Fetch what is missing in the cache.
+
+    Returns:
+        the snapshot's folder, which is named by its commit.
+
+    Raises:
+        PublishError, SourceError, DiskError: see `resolve_source`.
+    """
+    with hub_client(_PATIENCE):
+        try:
+            folder = persist(lambda: _fetch(source), _PATIENCE, source.repo)
+        except Exception as error:
+            raise explain(error, source.repo, source.revision) from error
+    note(f"note: {source.repo} at commit {folder.name}")
+    return folder
+
+
+def _fetch(source: HubSource) -> Path:
+    from huggingface_hub import is_offline_mode, resolve_revision, snapshot_download
+
+    # One commit for the listing, the check and the download, whatever is pushed meanwhile.
+    commit = resolve_revision(source.repo, revision=source.revision).resolved
+    if not is_offline_mode():
+        _check_files(source, commit)
+    return Path(snapshot_download(source.repo, revision=commit, allow_patterns=list(_WANTED)))
+
+
+def _check_files(source: HubSource, commit: str) -> None:
+    """Before anything is fetched: is there anything to read, and has the disk room for it."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import DryRunError
+
+    try:
+        files = snapshot_download(source.repo, revision=commit, allow_patterns=list(_WANTED), dry_run=True)
+    except DryRunError:
+        # The listing cannot be had; the download itself says why, or takes it from the cache.
+        return
+    if not any(file.filename.endswith(".safetensors") for file in files):
+        raise SourceError(
+            f"{source.repo} has no model*.safetensors",
+            "give a repository of safetensors weights; .bin files can run code, and GGUF files are given by path",
+        )
+    needed = sum(file.file_size or 0 for file in files if file.will_download)
+    cache = Path(constants.HF_HUB_CACHE).absolute()
+    free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.is_dir())).free
+    if needed > free:
+        raise DiskError(
+            f"no room in {cache}: {format_bytes(needed)} needed, {format_bytes(free)} free",
+            "free some space, or let HF_HOME name a folder on another disk",
+        )

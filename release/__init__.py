@@ -1,0 +1,1 @@
+"""mrelease: from a recipe to a published repository."""

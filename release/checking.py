@@ -1,0 +1,131 @@
+"""Measuring the files of a release against their source, and holding the numbers to the gates.
+
+The two are apart: other gates need no other measurements.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from convert.console import json_text
+from convert.documents import read_object
+from convert.folder import write_files
+from release.ledger import Ledger, Step
+from release.material import Material
+from release.recipe import Recipe
+from release.tools import all_tools
+from release.weights import TypeFiles
+
+# Not published, and hidden so that nobody takes it for what is: validation.json without the gates.
+MEASUREMENTS = ".measurements.json"
+VALIDATION = "validation.json"
+PAGE = "report.html"
+# Two runs never take the same time, and a release is to be the same.
+_WALL_TIMES = frozenset({"seconds", "reference_seconds", "tokens_per_second", "seconds_to_first_token"})
+
+
+def measurement_step(recipe: Recipe, material: Material, types: Sequence[TypeFiles], ledger: Ledger) -> Step:
+    """The step that measures."""
+
+    def inputs() -> Mapping[str, Any]:
+        def sums(*paths: Path | None) -> list[str]:
+            return [ledger.digest(path).sha256 for path in paths if path is not None]
+
+        return {
+            "artifacts": {name: digest.sha256 for one in types for name, digest in ledger.outputs(one.parts).items()},
+            "source": {name: ledger.digest(path).sha256 for name, path in material.files.items()},
+            "texts": dict(zip((text.name for text in recipe.texts), sums(*recipe.texts), strict=True)),
+            "imatrix": sums(recipe.imatrix),
+            "ctx": recipe.ctx,
+            "chunks": recipe.chunks,
+            "prompts": recipe.prompts,
+            "tools": all_tools(),
+        }
+
+    return Step("measurements", (MEASUREMENTS,), inputs)
+
+
+def measure(
+    recipe: Recipe, material: Material, types: Sequence[TypeFiles], ledger: Ledger, step: Step, threads: int
+) -> None:
+    """Run every check, and write what came of it.
+
+    Raises:
+        MconvError: see `make_report`.
+    """
+    from validate.report.make import PROMPTS, Request, make_report
+
+    # Whole paths, which are in no text by accident: they are taken out again.
+    source = material.path.absolute()
+    artifacts = [ledger.folder.absolute() / one.first for one in types]
+    texts = [text.absolute() for text in recipe.texts]
+    request = Request(
+        artifacts,
+        source,
+        texts,
+        hf_config=recipe.hf_config,
+        imatrix=recipe.imatrix,
+        ctx=recipe.ctx,
+        chunks=recipe.chunks,
+        prompts=recipe.prompts or PROMPTS,
+        threads=threads,
+    )
+    ledger.begin(step)
+    report = make_report(request, recipe.gates)
+    names = {str(path): path.name for path in (*artifacts, *texts)}
+    report = _portable(report, {**names, str(source): material.repository or material.source.stem})
+    measured = {member: value for member, value in report.items() if member not in ("gates", "passed")}
+    write_files(ledger.folder, {MEASUREMENTS: (json_text(measured) + "\n").encode()})
+    ledger.finish(step)
+
+
+def judge(folder: Path, gates: Path | None) -> dict[str, Any]:
+    """What was measured, held to the gates: the content of validation.json.
+
+    Raises:
+        UsageError: the file of gates is none.
+        SourceError, FormatError: nothing was measured, or the file is damaged.
+    """
+    from validate.report.gates import DEFAULT_GATES, apply_gates, read_gates
+
+    report = read_object(folder / MEASUREMENTS)
+    results = apply_gates(report, read_gates(gates or DEFAULT_GATES))
+    report["gates"] = {"results": [asdict(gate) for gate in results]}
+    report["passed"] = all(gate.status != "fail" for gate in results)
+    # As who reads the file has it: numbers that JSON lacks are None.
+    return dict(json.loads(json_text(report)))
+
+
+def validation_text(report: Mapping[str, Any]) -> bytes:
+    """The content of validation.json."""
+    return (json_text(dict(report)) + "\n").encode()
+
+
+def validation_files(report: Mapping[str, Any]) -> dict[str, bytes]:
+    """validation.json, and the same as a page."""
+    from validate.report.page import render_page
+
+    return {VALIDATION: validation_text(report), PAGE: render_page(report).encode()}
+
+
+def failed_gates(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The gates that the files do not pass."""
+    return [gate for gate in report["gates"]["results"] if gate["status"] == "fail"]
+
+
+def _portable(value: Any, names: Mapping[str, str], key: str = "") -> Any:
+    """A report without what differs from machine to machine: where files lie, and how long things took."""
+    if key in _WALL_TIMES:
+        return None
+    if isinstance(value, dict):
+        return {member: _portable(item, names, member) for member, item in value.items()}
+    if isinstance(value, list):
+        return [_portable(item, names) for item in value]
+    if isinstance(value, str):
+        for path in sorted(names, key=len, reverse=True):
+            value = value.replace(path, names[path])
+    return value

@@ -1,0 +1,32 @@
+"""mrelease init."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from convert.options import hf_config_option, path_type
+
+
+@click.command("init")
+@click.argument("source", metavar="SRC")
+@click.argument("recipe", type=path_type, metavar="[RECIPE.toml]", required=False)
+@click.option("--text", "texts", multiple=True, type=path_type, metavar="FILE", help="What to measure on; repeatable.")
+@hf_config_option
+def command(source: str, recipe: Path | None, texts: tuple[Path, ...], hf_config: Path | None) -> None:
+    """Write a recipe to begin with, every member with its comment. Nothing is overwritten.
+
+    SRC is a Hugging Face or Megatron folder, a GGUF file, or ORGANIZATION/NAME[@REVISION] on the Hub, which is pinned
+    to the commit that it is at.
+
+    \b
+    Examples:
+      mrelease init examples/tiny-mistral --text eval.txt
+      mrelease init mistralai/Mistral-7B-Instruct-v0.3 mistral-7b.toml
+    """
+    from release.first_draft import draft_recipe, write_new
+
+    path, text = draft_recipe(source, recipe, hf_config, texts)
+    write_new(path, text)
+    click.echo(f"wrote {path}")

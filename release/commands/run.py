@@ -1,0 +1,55 @@
+"""mrelease run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from release.commands.publish import no_pr_option, publish, report_publication
+from release.commands.shared import (
+    accept_option,
+    dry_run_option,
+    fail_on_gates,
+    folder_option,
+    json_option,
+    looking,
+    recipe_argument,
+    report_overview,
+    threads_option,
+    working,
+)
+
+
+@click.command("run")
+@recipe_argument
+@folder_option
+@no_pr_option
+@accept_option
+@threads_option
+@dry_run_option
+@json_option
+def command(
+    recipe: Path,
+    folder: Path | None,
+    no_pr: bool,
+    accepted: str | None,
+    threads: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Build, check and publish a recipe: whatever of it is not done yet.
+
+    \b
+    Example:
+      mrelease run tiny-mistral.toml
+    """
+    if dry_run:
+        from release.overview import overview
+
+        report_overview(overview(looking(recipe, folder, threads)), as_json)
+        return
+    with working(recipe, folder, threads) as work:
+        work.build()
+        fail_on_gates(work.check(accepted), accepted)
+        report_publication(publish(work, accepted, no_pr=no_pr, dry_run=False), dry_run=False, as_json=as_json)

@@ -1,0 +1,51 @@
+"""What makes the files of a release a release: card, plot, provenance, sums."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from release.card import CARD, PLOT, render_card
+from release.card_numbers import has_plot
+from release.extras import LICENCE
+from release.files import SUMS, FileDigest
+from release.ledger import Ledger
+from release.material import Material
+from release.project import Project
+from release.provenance import PROVENANCE, describe_provenance
+from release.weights import TypeFiles
+
+
+def document_files(
+    project: Project,
+    material: Material,
+    types: Sequence[TypeFiles],
+    ledger: Ledger,
+    measured: Mapping[str, FileDigest],
+    report: Mapping[str, Any],
+    accepted: str | None,
+) -> dict[str, bytes]:
+    """Name to content; the sums, which name all others, come last.
+
+    Args:
+        measured: all other files of the release.
+        report: the content of validation.json.
+        accepted: why failed gates do not stop the release.
+    """
+    from validate.report.plots import alone, size_plot
+
+    has_licence = LICENCE in measured
+    files = {CARD: render_card(project, material, types, report, accepted, has_licence=has_licence)}
+    plot = size_plot(report) if has_plot(report) else None
+    if plot is not None:
+        files[PLOT] = alone(plot).encode()
+    digests = {**measured, **_digests(files)}
+    files[PROVENANCE] = describe_provenance(project, material, ledger, digests, report, accepted)
+    digests |= _digests({PROVENANCE: files[PROVENANCE]})
+    files[SUMS] = "".join(f"{digests[name].sha256}  {name}\n" for name in sorted(digests)).encode()
+    return files
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, FileDigest]:
+    return {name: FileDigest(len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}

@@ -1,0 +1,101 @@
+"""The small files of a release that need no measuring: recipe, licence, importance matrix, ready-to-run files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from convert.console import note
+from convert.errors import UsageError
+from release.material import Material
+from release.project import Project
+from release.recipe import Recipe, portable_text
+from release.weights import TypeFiles
+
+LICENCE = "LICENSE"
+RECIPE = "recipe.toml"
+MODELFILE = "Modelfile"
+OUMI = "oumi-inference.yaml"
+# More context takes memory that nobody asked for; who wants it raises it.
+_OUMI_CONTEXT = 8192
+_OLLAMA_NAMES = {"repetition_penalty": "repeat_penalty"}
+_OUMI_SETTINGS = ("temperature", "top_p", "min_p")
+
+
+def extra_files(project: Project, material: Material, types: Sequence[TypeFiles]) -> dict[str, bytes]:
+    """Name to content of each.
+
+    Raises:
+        UsageError: the importance matrix has a name that cannot be published.
+        OSError: the licence or the importance matrix cannot be read.
+    """
+    recipe = project.recipe
+    files = {RECIPE: portable_text(project.text).encode()}
+    licence = _licence(recipe, material)
+    if licence is not None:
+        files[LICENCE] = licence.read_bytes()
+    if recipe.imatrix is not None:
+        files[_matrix_name(recipe.imatrix, types)] = recipe.imatrix.read_bytes()
+    recommended = next(one for one in types if one.type == recipe.recommended_type)
+    if "ollama" in recipe.extras:
+        if len(recommended.parts) == 1:
+            files[MODELFILE] = _modelfile(material, recommended).encode()
+        else:
+            note(f"note: no {MODELFILE}: Ollama loads no split models, and {recommended.type} is split")
+    if "oumi" in recipe.extras:
+        files[OUMI] = _oumi(recipe, material, recommended).encode()
+    return files
+
+
+def _licence(recipe: Recipe, material: Material) -> Path | None:
+    """The licence's text: what the recipe names, else what the source brings along; never made up."""
+    if recipe.licence_file is not None:
+        return recipe.licence_file
+    found = [path for name, path in material.files.items() if re.fullmatch(r"LICENSE[\w.-]*", name)]
+    for path in found:
+        if _belongs_to(path, material.path):
+            return path
+        note(f"note: {path.name} of the source is a link out of its folder, and is left out")
+    return None
+
+
+def _belongs_to(path: Path, folder: Path) -> bool:
+    """Whether a file lies in its folder, or where the Hub's cache keeps the files of the folder."""
+    blobs = folder.resolve().parent.parent / "blobs"
+    return path.resolve().is_relative_to(folder.resolve()) or path.resolve().parent == blobs
+
+
+def _matrix_name(path: Path, types: Sequence[TypeFiles]) -> str:
+    """Its own name, which the files that were made with it mention."""
+    taken = {name for one in types for name in one.parts}
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*\.(gguf|dat)", path.name, re.ASCII) or path.name in taken:
+        raise UsageError(
+            f"the importance matrix cannot be published as {path.name!r}",
+            "rename it: letters, digits, dots and dashes, .gguf or .dat at the end, and no name of a model",
+        )
+    return path.name
+
+
+def _modelfile(material: Material, recommended: TypeFiles) -> str:
+    lines = [f"FROM ./{recommended.first}"]
+    lines += [f"PARAMETER {_OLLAMA_NAMES.get(name, name)} {value:g}" for name, value in material.sampling.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _oumi(recipe: Recipe, material: Material, recommended: TypeFiles) -> str:
+    import yaml
+
+    tokenizer = recipe.base_model or material.repository
+    trained = material.metadata(f"{material.text('general.architecture')}.context_length")
+    context = min(trained, _OUMI_CONTEXT) if isinstance(trained, int) else _OUMI_CONTEXT
+    model: Mapping[str, Any] = {
+        "model_name": recipe.repository or f"./{recommended.first}",
+        **({"tokenizer_name": tokenizer} if tokenizer else {}),
+        "model_max_length": context,
+        **({"model_kwargs": {"filename": recommended.first}} if recipe.repository else {}),
+    }
+    settings = {name: value for name, value in material.sampling.items() if name in _OUMI_SETTINGS}
+    content = {"model": model, "generation": {"max_new_tokens": context // 2, **settings}, "engine": "LLAMACPP"}
+    return f"# oumi infer -i -c {OUMI}\n" + yaml.safe_dump(content, sort_keys=False)

@@ -1,0 +1,29 @@
+"""Whether a release folder may be published, by what it says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from convert.documents import read_object_if_any
+from convert.errors import FormatError
+from release.checking import VALIDATION, failed_gates
+from release.provenance import ACCEPTED, PROVENANCE
+
+
+def unaccepted_gates(folder: Path) -> list[dict[str, Any]]:
+    """The gates that fail and that nobody has accepted; none in a folder that says nothing of gates.
+
+    Raises:
+        FormatError: what it says cannot be understood.
+    """
+    report, provenance = read_object_if_any(folder / VALIDATION), read_object_if_any(folder / PROVENANCE)
+    try:
+        failed = failed_gates(report) if report else []
+        if not failed or ACCEPTED in provenance["predicate"]["buildDefinition"]["externalParameters"]:
+            return []
+    except (KeyError, TypeError) as error:
+        raise FormatError(
+            f"{folder}: {VALIDATION} and {PROVENANCE} are not what this version writes", "build the release again"
+        ) from error
+    return failed

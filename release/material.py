@@ -1,0 +1,134 @@
+"""What a release is made from: the source opened, its files, the importance matrix."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+from convert.errors import SourceError, UsageError
+from convert.layouts.companions import CARD_FILES, CONFIG, GENERATION, TOKENIZER_FILES
+from convert.layouts.megatron import is_megatron
+from convert.provenance import SAMPLING
+from quantize.imatrix import ImportanceMatrix, read_imatrix
+from quantize.source import Source, open_source
+from release.project import Project
+
+if TYPE_CHECKING:
+    from convert.hub.sources import HubSource
+
+_COMPANIONS = (CONFIG, GENERATION, *TOKENIZER_FILES, *CARD_FILES)
+_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_RANKS = "mp_rank_*"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Material:
+    """The inputs of a release, none of whose weights has been read.
+
+    Attributes:
+        path: the source, wherever it lies.
+        repository: its name on the Hub; None if it came from a path.
+        source: the source as what it is before quantization.
+        files: what it is read from, by a name that is the same on every machine.
+        matrix: the importance matrix.
+    """
+
+    path: Path
+    repository: str | None
+    source: Source
+    files: Mapping[str, Path]
+    matrix: ImportanceMatrix | None
+
+    @property
+    def weights(self) -> dict[str, Path]:
+        """The files that hold weights; what the others say is in the headers of the files that are made."""
+        return {name: path for name, path in self.files.items() if not _is_companion(PurePath(name))}
+
+    @property
+    def sampling(self) -> dict[str, float]:
+        """The recommended settings, under their names in generation_config.json; empty where there are none."""
+        known = {name: self.metadata(f"general.sampling.{key}") for name, (key, _) in SAMPLING.items()}
+        # Whoever wrote the file had float32: 0.7 comes back as 0.699999988.
+        return {name: round(value, 6) for name, value in known.items() if _is_finite(value)}
+
+    def text(self, key: str) -> str | None:
+        """A text of the metadata; None where there is none."""
+        value = self.metadata(key)
+        return value if isinstance(value, str) else None
+
+    def metadata(self, key: str) -> Any:
+        """The content of a key of the metadata that every file gets; None where there is none."""
+        value = self.source.metadata.get(key)
+        return value.content if value else None
+
+
+def open_material(project: Project) -> Material:
+    """Open the source, fetching it if it lies on the Hub.
+
+    Raises:
+        UsageError: the source names no commit of a model on the Hub.
+        SourceError, FormatError, MappingError: the source or the importance matrix cannot be read.
+        PublishError, DiskError: see `convert.hub.sources.download`.
+    """
+    recipe = project.recipe
+    path, hub = _locate(project)
+    source = open_source(path, recipe.hf_config)
+    files = {_name(file, path, recipe.hf_config): file for file in _files(path, source)}
+    matrix = read_imatrix(recipe.imatrix) if recipe.imatrix else None
+    return Material(path, hub.repo if hub else None, source, dict(sorted(files.items())), matrix)
+
+
+def _locate(project: Project) -> tuple[Path, HubSource | None]:
+    said = project.recipe.source
+    local = project.path.parent / Path(said).expanduser()
+    if local.exists():
+        return local, None
+    from convert.hub.sources import download, parse_source
+
+    hub = parse_source(said)
+    if hub is None:
+        raise SourceError(f"source {said}: no such file or folder", "paths count from the recipe's folder")
+    if not _COMMIT.fullmatch(hub.revision or ""):
+        raise UsageError(
+            f"source {said}: no such folder here, and no commit of a model on the Hub",
+            f"pin it: source = '{hub.repo}@' and the 40 digits of a commit, as mrelease init does",
+        )
+    return download(hub), hub
+
+
+def _files(path: Path, source: Source) -> Iterator[Path]:
+    """Every file that something is read from. A folder has others too, which are nobody's business."""
+    megatron = path.is_dir() and is_megatron(path)
+    for file in source.files:
+        if file.is_file() and (megatron or not path.is_dir() or _is_read(PurePath(file.name))):
+            yield file
+        elif megatron and file.match(_RANKS):
+            yield from (part for part in file.iterdir() if part.is_file())
+    if path.is_dir():
+        yield from path.glob("additional_chat_templates/*.jinja")
+
+
+def _is_read(name: PurePath) -> bool:
+    return _is_companion(name) or any(name.match(pattern) for pattern in _WEIGHTS)
+
+
+def _is_companion(name: PurePath) -> bool:
+    return any(name.match(pattern) for pattern in _COMPANIONS)
+
+
+def _name(file: Path, source: Path, hf_config: Path | None) -> str:
+    """A path without what lies above the checkpoint."""
+    for base, prefix in ((source, ""), (hf_config, "hf_config/")):
+        if base is not None and file.is_relative_to(base):
+            relative = file.relative_to(base)
+            return prefix + (relative.as_posix() if relative.parts else file.name)
+    return file.name
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

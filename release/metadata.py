@@ -1,0 +1,74 @@
+"""The metadata of a card: what the Hub reads at the head of README.md."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from release.markdown import visible
+from release.material import Material
+from release.recipe import Recipe
+
+# Libraries that cannot load what is published, though the source is made for them.
+_OTHER_LIBRARIES = frozenset({"transformers", "safetensors", "pytorch", "vllm", "mistral-common"})
+_LANGUAGE = re.compile(r"[A-Za-z]{2,12}(-[A-Za-z0-9]{2,8})*")
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
+_MOST_TAGS = 30
+
+
+def card_metadata(recipe: Recipe, material: Material) -> dict[str, Any]:
+    """The members, in their order. What the source's card says is taken where the recipe is silent, and no further
+    than it has the form that it should have."""
+    base = base_model(recipe, material)
+    licence, name, link = licence_of(recipe, material)
+    return {
+        key: value
+        for key, value in {
+            "license": licence,
+            "license_name": name,
+            "license_link": link,
+            "base_model": base,
+            "base_model_relation": "quantized" if base else None,
+            "quantized_by": recipe.quantized_by,
+            "library_name": "gguf",
+            "pipeline_tag": "text-generation",
+            "language": _languages(recipe, material),
+            "tags": _tags(recipe, material),
+        }.items()
+        if value
+    }
+
+
+def base_model(recipe: Recipe, material: Material) -> str | None:
+    """The model on the Hub that was quantized, if it is there."""
+    return recipe.base_model or material.repository
+
+
+def licence_of(recipe: Recipe, material: Material) -> tuple[str | None, str | None, str | None]:
+    """The Hub's name of the licence, the name that it has there if that is "other", and where its text is."""
+    if recipe.licence is not None:
+        return recipe.licence, recipe.licence_name, recipe.licence_link
+    said = material.text("general.license") or ""
+    licence = said if _LICENCE.fullmatch(said) else None
+    name, link = (material.text(f"general.license.{key}") for key in ("name", "link"))
+    return licence, _one_line(name), _one_line(link)
+
+
+def _languages(recipe: Recipe, material: Material) -> list[str]:
+    said = _texts(material.metadata("general.languages")) if recipe.languages is None else recipe.languages
+    return [code for code in dict.fromkeys(said) if _LANGUAGE.fullmatch(code)]
+
+
+def _tags(recipe: Recipe, material: Material) -> list[str]:
+    said = _texts(material.metadata("general.tags")) if recipe.tags is None else recipe.tags
+    kept = [visible(tag) for tag in said if tag.lower() not in _OTHER_LIBRARIES and len(tag) <= 80]
+    own = ["gguf", "quantized", *(["imatrix"] if recipe.imatrix else [])]
+    return list(dict.fromkeys([*own, *kept[:_MOST_TAGS]]))
+
+
+def _one_line(text: str | None) -> str | None:
+    return " ".join(visible(text).split()) if text else None
+
+
+def _texts(value: Any) -> list[str]:
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []

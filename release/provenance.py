@@ -1,0 +1,83 @@
+"""Where a release comes from, as an in-toto statement with a SLSA provenance predicate.
+
+Formats: in-toto Attestation Framework, spec/v1/statement.md and resource_descriptor.md; SLSA v1.0, provenance.md.
+Nothing of the machine, the folder or the time is in it, so that the same build gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from release.checking import failed_gates
+from release.files import FileDigest
+from release.ledger import Ledger
+from release.material import Material
+from release.project import Project
+from release.recipe import portable_text
+from release.tools import all_tools
+
+PROVENANCE = "provenance.json"
+ACCEPTED = "acceptedFailedGates"
+BUILD_TYPE = "urn:mconv:mrelease:build:1"
+_BUILDER = "urn:mconv:mrelease"
+
+
+def describe_provenance(
+    project: Project,
+    material: Material,
+    ledger: Ledger,
+    files: Mapping[str, FileDigest],
+    report: Mapping[str, Any],
+    accepted: str | None,
+) -> bytes:
+    """The statement.
+
+    Args:
+        files: all files of the release but the statement itself, the sums and the signature.
+        report: what was measured.
+        accepted: why failed gates do not stop the release.
+    """
+    parameters: dict[str, Any] = {"recipe": tomllib.loads(portable_text(project.text))}
+    if accepted is not None:
+        gates = [f"{gate['file']}: {gate['gate']}: {gate['what']}" for gate in failed_gates(report)]
+        parameters[ACCEPTED] = {"reason": accepted, "gates": gates}
+    statement = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": name, "digest": {"sha256": files[name].sha256}} for name in sorted(files)],
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": parameters,
+                "resolvedDependencies": [*_dependencies(project, material, ledger)],
+            },
+            "runDetails": {"builder": {"id": _BUILDER, "version": all_tools()}},
+        },
+    }
+    return (json.dumps(statement, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _dependencies(project: Project, material: Material, ledger: Ledger) -> Iterator[dict[str, Any]]:
+    """Resource descriptors of all that was read."""
+    recipe = project.recipe
+    commit = material.text("mconv.source.revision")
+    if commit is not None:
+        # Only a source that came from the Hub is known to be there.
+        where = {"uri": f"https://huggingface.co/{material.repository}"} if material.repository else {}
+        yield {"name": "source", **where, "digest": {"gitCommit": commit}}
+    for name, path in material.files.items():
+        yield _file(ledger, f"source/{name}", path)
+    optional = (("imatrix", recipe.imatrix), ("gates", recipe.gates), ("licence", recipe.licence_file))
+    for kind, file in optional:
+        if file is not None:
+            yield _file(ledger, f"{kind}/{file.name}", file)
+    for text in recipe.texts:
+        yield _file(ledger, f"text/{text.name}", text)
+
+
+def _file(ledger: Ledger, name: str, path: Path) -> dict[str, Any]:
+    return {"name": name, "digest": {"sha256": ledger.digest(path).sha256}}

@@ -1,0 +1,152 @@
+"""Publishing a release folder: into a pull request, verified there, merged, verified again, tagged.
+
+Every step may be interrupted at any point. The next run finds out from the far side what is done, with the help of a
+small state file, and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from convert.console import note
+from convert.errors import PublishError, UsageError
+from convert.hub.client import hub_client
+from convert.hub.errors import explain, reason
+from convert.hub.patience import Patience
+from release.files import STATE, FileDigest, read_folder
+from release.operations import MAIN, PublishPlan
+from release.remote import Remote
+from release.state import PublishState, exclusive, load_state
+from release.steps import Steps
+from release.survey import survey
+
+_PATIENCE = Patience()
+_NONE = Patience(attempts=1)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What a run did, or in a dry run would do.
+
+    Attributes:
+        plan: what was left to do when it began.
+        url: of the repository.
+        pull_request: its number, if the files went through one.
+        commit: of main, with everything on it; None in a dry run.
+    """
+
+    plan: PublishPlan
+    url: str
+    pull_request: int | None = None
+    commit: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The members of the plan, and what came of it."""
+        return {**self.plan.to_json(), "url": self.url, "pull_request": self.pull_request, "commit": self.commit}
+
+
+def publish_folder(
+    folder: Path,
+    repo: str,
+    *,
+    private: bool,
+    pull_request: bool = True,
+    tag: str | None = None,
+    expected: Mapping[str, FileDigest] | None = None,
+    state_path: Path | None = None,
+    dry_run: bool = False,
+    patience: Patience = _PATIENCE,
+) -> Publication:
+    """Make a repository on the Hub hold what a folder holds. Files that it has besides are left alone.
+
+    Args:
+        folder: a release; everything in it is published but hidden files and the state.
+        repo: `ORGANIZATION/NAME`; created if it does not exist.
+        private: visibility of a new repository. Nothing is published to a public one if this is set.
+        pull_request: go through a pull request; else commit straight to main, all at once.
+        tag: a name for the published commit.
+        expected: sizes and sums that the files must have.
+        state_path: the state file; `publish-state.json` in the folder if None.
+        dry_run: ask the far side what it has, if it can be reached, and change nothing.
+        patience: how often and how long what fails is tried again.
+
+    Raises:
+        UsageError: the folder or the name of the repository is none.
+        PublishError: the far side refused, could not be reached, or has not what was sent; or the folder is not whole.
+        DiskError: the state could not be written.
+    """
+    _check_name(repo)
+    state_path = state_path or folder / STATE
+    files = read_folder(folder, expected)
+    plan = PublishPlan(repo, files, private, pull_request, tag)
+    with hub_client(patience):
+        try:
+            if dry_run:
+                return _look(plan, folder, state_path)
+            with exclusive(folder):
+                return _publish(plan, folder, Remote(repo, patience), state_path)
+        except Exception as error:
+            raise explain(error, repo) from error
+
+
+def _look(plan: PublishPlan, folder: Path, state_path: Path) -> Publication:
+    """The plan; without what is on the far side where that cannot be asked."""
+    import httpx2
+    from huggingface_hub import get_token
+
+    remote = Remote(plan.repo, _NONE)
+    state = load_state(state_path)
+    try:
+        plan = survey(plan, folder, remote, remote.user() if get_token() else None, state)
+    except (httpx2.HTTPError, ConnectionError) as error:
+        note(f"note: what {plan.repo} has is not known: {reason(error)}")
+    return Publication(plan, _url(plan.repo), plan.number)
+
+
+def _publish(plan: PublishPlan, folder: Path, remote: Remote, state_path: Path) -> Publication:
+    state = load_state(state_path)
+    user = remote.persist(remote.user)
+    begun = plan = remote.persist(lambda: survey(plan, folder, remote, user, state))
+    if not plan.exists:
+        remote.persist(lambda: remote.api.create_repo(plan.repo, private=plan.private, exist_ok=True))
+        plan = remote.persist(lambda: survey(plan, folder, remote, user, state))
+    if plan.parent is None:
+        raise PublishError(f"{plan.repo}: the Hub does not say what {MAIN} is at", "run the same command again")
+    steps = Steps(plan, folder, remote)
+    state = PublishState(plan.repo, plan.id, plan.parent, plan.number)
+    state.save(state_path)
+    if plan.pull_request and not (plan.merged and plan.number is None):
+        number = plan.number or steps.open_request(user)
+        state = replace(state, pull_request=number)
+        state.save(state_path)
+        if not plan.merged:
+            steps.upload_to_request(number)
+        commit = steps.merge(number, state.parent)
+    else:
+        commit = plan.parent if plan.merged else steps.upload_to_main(plan.parent)
+    steps.verify(commit, MAIN)
+    if plan.tag and not plan.tagged:
+        steps.tag(plan.tag, commit)
+    replace(state, commit=commit).save(state_path)
+    return Publication(begun, _url(plan.repo), state.pull_request, commit)
+
+
+def _check_name(repo: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UsageError(f"{repo!r} is no name of a repository", "write it as ORGANIZATION/NAME") from error
+    if "/" not in repo:
+        raise UsageError(f"{repo!r} has no organization or user", "write it as ORGANIZATION/NAME")
+
+
+def _url(repo: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{repo}"

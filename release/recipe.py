@@ -1,0 +1,214 @@
+"""A recipe: everything that decides what a release is, in TOML. The types of its members are its schema, their
+descriptions the comments that `mrelease init` writes."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic_core import ErrorDetails
+
+from convert.console import parse_bytes
+from convert.errors import UsageError
+from quantize.filetypes import find_file_type
+
+_PATHS = ("source", "hf_config", "imatrix", "gates", "licence_file")
+_DOCUMENTED = "see the members of a recipe in docs/mrelease.md"
+
+
+def _from_its_folder(value: Any, info: ValidationInfo) -> Path:
+    """A path as the recipe means it: relative ones count from the recipe's folder."""
+    if not isinstance(value, str) or not value:
+        raise ValueError("it is no path")
+    return Path((info.context or {}).get("folder", ""), Path(value).expanduser())
+
+
+def _size(value: Any) -> int:
+    if not isinstance(value, str):
+        raise ValueError("it is no size such as '45GB'")
+    return parse_bytes(value)
+
+
+def _type_name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("it is no type such as 'Q4_K_M'")
+    return find_file_type(value).name
+
+
+FromHere = Annotated[Path, BeforeValidator(_from_its_folder)]
+TypeName = Annotated[str, BeforeValidator(_type_name)]
+RepositoryName = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+
+
+class Signing(BaseModel):
+    """How a release is signed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    private_key: FromHere
+
+
+class Recipe(BaseModel):
+    """What a release is made from, and how. Every path is absolute, or relative to the current folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    schema_version: Literal[1] = Field(description="Version of this file's format.")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=96,
+        description="Name of the model; the files are called NAME-TYPE.gguf.",
+    )
+    source: str = Field(
+        min_length=1,
+        description="What is quantized: a Hugging Face or Megatron folder, a GGUF file, or ORGANIZATION/NAME@COMMIT on "
+        "the Hub. Paths count from this file's folder.",
+    )
+    hf_config: FromHere | None = Field(
+        default=None,
+        description="Configuration and tokenizer, for a Megatron folder that has none.",
+        examples=["../model"],
+    )
+    base_model: RepositoryName | None = Field(
+        default=None, description="The model on the Hub that the source is.", examples=["mistralai/Mistral-7B-v0.3"]
+    )
+    types: list[TypeName] = Field(min_length=1, description="File types, as mquant knows them.")
+    recommended: TypeName | None = Field(
+        default=None, description="The type to recommend; the first one unless told.", examples=["Q4_K_M"]
+    )
+    imatrix: FromHere | None = Field(
+        default=None, description="Importance matrix of llama-imatrix.", examples=["imatrix.gguf"]
+    )
+    split_above: Annotated[int, BeforeValidator(_size)] = Field(
+        default=45_000_000_000,
+        description="Files larger than this are split into parts of at most this much tensor data.",
+        examples=["45GB"],
+    )
+    texts: list[FromHere] = Field(
+        min_length=1, description="Texts to measure perplexity and KL divergence on, in UTF-8. Not what calibrated."
+    )
+    ctx: int = Field(default=512, ge=8, description="Tokens in a chunk of a text.", examples=[512])
+    chunks: int | None = Field(
+        default=None, ge=1, description="Chunks to measure of each text; all unless told.", examples=[100]
+    )
+    prompts: list[str] = Field(
+        default=[], description="What each file has to answer.", examples=[["What is the capital of France?"]]
+    )
+    gates: FromHere | None = Field(
+        default=None, description="Limits that stop publishing; mval's own unless told.", examples=["gates.toml"]
+    )
+    repository: RepositoryName | None = Field(
+        default=None, description="Where it is published.", examples=["organization/name-GGUF"]
+    )
+    private: bool = Field(default=True, description="Whether a new repository is private.", examples=[True])
+    tag: str | None = Field(default=None, description="Name of the published commit.", examples=["v1.0"])
+    licence: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9.+-]*$",
+        description="The Hub's name of the licence; the source's card has it unless told.",
+        examples=["apache-2.0"],
+    )
+    licence_name: str | None = Field(default=None, description="What a licence 'other' is called.", examples=["mrl"])
+    licence_link: str | None = Field(
+        default=None, description="Where its text is.", examples=["https://mistral.ai/licenses/MRL-0.1.md"]
+    )
+    licence_file: FromHere | None = Field(
+        default=None, description="The licence's text; the source's LICENSE unless told.", examples=["LICENSE"]
+    )
+    languages: list[str] | None = Field(
+        default=None, description="Codes of languages; from the source's card unless told.", examples=[["en"]]
+    )
+    tags: list[str] | None = Field(
+        default=None, description="Tags; from the source's card unless told.", examples=[["mistral"]]
+    )
+    quantized_by: str | None = Field(default=None, description="Who makes the release.", examples=["organization"])
+    extras: list[Literal["ollama", "oumi", "vllm"]] = Field(
+        default=[],
+        description="Ready-to-run files: a Modelfile, oumi-inference.yaml; and a line for vLLM on the card.",
+        examples=[["ollama", "oumi", "vllm"]],
+    )
+    sign: Signing | None = Field(
+        default=None,
+        description="Sign with an elliptic-curve key; needs the extra mconv[signing].",
+        examples=[{"private_key": "key.pem"}],
+    )
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Recipe:
+        if len(set(self.types)) != len(self.types):
+            raise UsageError("types: one is named twice", "name each type once")
+        if self.recommended_type not in self.types:
+            raise UsageError(f"recommended: {self.recommended} is not among the types", f"add it to {self.types}")
+        names = [text.name for text in self.texts]
+        if len(set(names)) != len(names):
+            raise UsageError("texts: two have one file name, which is how a report calls them", "rename one of them")
+        if self.licence == "other" and not self.licence_name:
+            raise UsageError("licence 'other' has no licence_name", "add licence_name and licence_link")
+        return self
+
+    @property
+    def recommended_type(self) -> str:
+        """The type that the card recommends."""
+        return self.recommended or self.types[0]
+
+
+def load_recipe(path: Path) -> tuple[Recipe, str]:
+    """Read a recipe.
+
+    Returns:
+        the recipe, and its text.
+
+    Raises:
+        UsageError: it is not TOML, or breaks the schema; names the member, and for an unknown one the nearest known.
+        OSError: it cannot be read.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+        content = tomllib.loads(text)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path.name} is not TOML: {error}", "mrelease init writes a recipe to begin with") from error
+    try:
+        return Recipe.model_validate(content, context={"folder": path.parent}), text
+    except ValidationError as error:
+        # A member that is missing may be the one that is misspelled.
+        raise _explain(path, max(error.errors(), key=lambda one: one["type"] == "extra_forbidden")) from error
+    except UsageError as error:
+        raise UsageError(f"{path.name}: {error.what}", error.hint) from error
+
+
+def _explain(path: Path, error: ErrorDetails) -> UsageError:
+    *outer, name = map(str, error["loc"])
+    place = ".".join((*outer, name))
+    if error["type"] == "extra_forbidden":
+        known = (Signing if outer else Recipe).model_fields
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        return UsageError(f"{path.name}: {place} is unknown", f"the nearest member is {'.'.join((*outer, *near))}")
+    if error["type"] == "missing":
+        return UsageError(f"{path.name}: {place} is missing", _DOCUMENTED)
+    shown = repr(error["input"])
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    reason = error["msg"].removeprefix("Value error, ")
+    return UsageError(f"{path.name}: {place} is {shown}: {reason[:1].lower()}{reason[1:]}", _DOCUMENTED)
+
+
+def portable_text(text: str) -> str:
+    """A recipe as it is published: of each absolute path only the last part, all else as it was written.
+
+    Raises:
+        UsageError: an absolute path is spelled with escapes, so that it cannot be found in the text.
+    """
+    for path in sorted(_absolute_paths(text), key=len, reverse=True):
+        text = text.replace(path, Path(path).name)
+    for path in _absolute_paths(text):
+        raise UsageError(f"the recipe's path {path!r} cannot be shortened for publishing", "write it without escapes")
+    return text
+
+
+def _absolute_paths(text: str) -> set[str]:
+    content = tomllib.loads(text)
+    found = [content.get(name) for name in _PATHS]
+    found += [content.get("sign", {}).get("private_key"), *content["texts"]]
+    return {path for path in found if path and path.startswith(("/", "~"))}

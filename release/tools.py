@@ -1,0 +1,32 @@
+"""The versions of what makes and measures a release."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from convert import __version__
+from quantize import ggml
+
+_QUANTIZING = ("llama-cpp-python", "gguf", "numpy", "numba")
+_MEASURING = ("torch", "transformers", "tokenizers", "sentencepiece", "mistral-common", "matplotlib")
+
+
+def quantizing_tools() -> dict[str, str]:
+    """What the bytes of the weights may depend on, by name."""
+    return {"mconv": __version__, "ggml": ggml.version(), **_versions(_QUANTIZING)}
+
+
+def all_tools() -> dict[str, str]:
+    """The same, and what the measured numbers may depend on."""
+    return {**quantizing_tools(), **_versions(_MEASURING)}
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            # Some come with an extra.
+            continue
+    return found

@@ -1,0 +1,123 @@
+"""The GGUF files of a release: planned for every type, written for those that are missing, all in one read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convert.console import note
+from convert.layouts.gguf_split_writer import part_name, plan_parts
+from convert.plan import Plan
+from convert.run import Output, check_outputs, run
+from quantize.assign import TypeOptions
+from quantize.encode import BlockEncoder
+from quantize.filetypes import FileType
+from quantize.plan import QuantizationPlan, plan_quantization
+from quantize.surroundings import prepare_kernels, warn
+from release.ledger import Ledger, Step
+from release.material import Material
+from release.recipe import Recipe
+from release.tools import quantizing_tools
+
+WEIGHTS = "weights"
+
+
+@dataclass(frozen=True)
+class TypeFiles:
+    """The files of one type.
+
+    Attributes:
+        quantization: what they are made by, as one file.
+        parts: name to plan; several for a type that is split.
+    """
+
+    quantization: QuantizationPlan
+    parts: Mapping[str, Plan]
+
+    @property
+    def type(self) -> str:
+        """Name of the type."""
+        return self.quantization.file_type.name
+
+    @property
+    def first(self) -> str:
+        """The file that a program is given to load."""
+        return next(iter(self.parts))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parts."""
+        return sum(plan.size for plan in self.parts.values())
+
+
+def plan_types(recipe: Recipe, material: Material) -> list[TypeFiles]:
+    """The files of every type of a recipe, in its order.
+
+    Raises:
+        QuantizationError: a type does not fit, or needs an importance matrix.
+        UsageError: see `plan_parts`.
+    """
+    return [
+        _plan_type(
+            recipe,
+            plan_quantization(material.source, FileType[name], TypeOptions(), material.matrix, allow_requantize=False),
+        )
+        for name in recipe.types
+    ]
+
+
+def _plan_type(recipe: Recipe, planned: QuantizationPlan) -> TypeFiles:
+    stem = f"{recipe.name}-{planned.file_type.name}"
+    if planned.plan.size <= recipe.split_above:
+        return TypeFiles(planned, {f"{stem}.gguf": planned.plan})
+    typed = [(tensor.target, tensor.type) for tensor in planned.plan.tensors]
+    parts = plan_parts(planned.metadata, typed, planned.alignment, recipe.split_above)
+    return TypeFiles(planned, {part_name(stem, number, len(parts)): part for number, part in enumerate(parts)})
+
+
+def weights_step(files: TypeFiles, material: Material, ledger: Ledger, imatrix: Path | None) -> Step:
+    """The step that makes the files of one type."""
+
+    def inputs() -> Mapping[str, Any]:
+        return {
+            # All that the configuration, the tokenizer and the card decide is in the headers.
+            "headers": {name: plan.sha256 for name, plan in files.parts.items()},
+            "weights": {name: ledger.digest(path).sha256 for name, path in material.weights.items()},
+            "imatrix": ledger.digest(imatrix).sha256 if imatrix else None,
+            "tools": quantizing_tools(),
+        }
+
+    return Step(f"{WEIGHTS} {files.type}", tuple(files.parts), inputs)
+
+
+def write_weights(
+    wanted: Sequence[tuple[TypeFiles, Step]], material: Material, ledger: Ledger, imatrix: Path | None, threads: int
+) -> None:
+    """Write the files of some types in one read of the source.
+
+    Raises:
+        DiskError: no room, or a file in the way.
+        SourceError, QuantizationError: see `run`.
+    """
+    plans = [files.quantization for files, _ in wanted]
+    outputs = list(_outputs(wanted, ledger.folder))
+    ledger.begin(*(step for _, step in wanted))
+    for output in outputs:
+        # What a killed run left takes room on the disk.
+        output.partial.unlink(missing_ok=True)
+    check_outputs(outputs, [*material.files.values(), *([imatrix] if imatrix else [])], overwrite=True)
+    prepare_kernels(plans)
+    run(outputs, BlockEncoder(material.matrix), threads=threads, what=material.source.stem)
+    for plan in plans:
+        warn(plan)
+    for files, step in wanted:
+        ledger.finish(step)
+        note(f"note: {files.type} is built: {', '.join(files.parts)}")
+
+
+def _outputs(wanted: Sequence[tuple[TypeFiles, Step]], folder: Path) -> Iterator[Output]:
+    for files, _ in wanted:
+        for name, plan in files.parts.items():
+            yield Output(plan, folder / name)
