@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
 
 from convert.encodings import widen
 from convert.layouts.gguf_file import TensorInfo, encode_header, padded, read_gguf
@@ -121,6 +123,11 @@ def flip_bit(path: Path, name: str, row: int, byte: int, bit: int) -> None:
     stored_rows(path, name)[row, byte] ^= np.uint8(1 << bit)
 
 
+def write_bytes(path: Path, name: str, row: int, data: bytes) -> None:
+    """The first bytes of a row."""
+    stored_rows(path, name)[row, : len(data)] = np.frombuffer(data, np.uint8)
+
+
 def rewrite(
     path: Path,
     *,
@@ -130,8 +137,11 @@ def rewrite(
 ) -> None:
     """Write the file anew: with other keys, without some tensors, or with more of float32."""
     file = read_gguf(path)
-    contents = {tensor.name: (tensor.shape, tensor.dtype, np.array(stored_rows(path, tensor.name)).tobytes())
-                for tensor in file.tensors if tensor.name not in drop}  # fmt: skip
+    contents = {
+        tensor.name: (tensor.shape, tensor.dtype, tensor.read(0, row_count(tensor.shape)).tobytes())
+        for tensor in file.tensors
+        if tensor.name not in drop
+    }
     contents |= {name: (values.shape, "F32", values.astype("<f4").tobytes()) for name, values in (add or {}).items()}
     infos, offset = [], 0
     for name, (shape, dtype, data) in contents.items():
@@ -141,3 +151,14 @@ def rewrite(
         out.write(encode_header({**file.metadata, **(keys or {})}, infos, file.alignment))
         for _, _, data in contents.values():
             out.write(data.ljust(padded(len(data), file.alignment), b"\0"))
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the tensors of a Hugging Face folder, which then lie in a single file."""
+    tensors: dict[str, torch.Tensor] = {}
+    for shard in folder.glob("model*.safetensors"):
+        tensors |= load_file(shard)
+        shard.unlink()
+    (folder / "model.safetensors.index.json").unlink(missing_ok=True)
+    change(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
