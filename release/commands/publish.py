@@ -103,7 +103,8 @@ def _publish_recipe(
     with working(recipe, folder, None) as work:
         fail_on_gates(work.require_checked(), accepted)
         work.check(accepted)
-        return publish(work, accepted, no_pr=no_pr, dry_run=False)
+    # Publishing locks the folder for itself.
+    return publish(work, accepted, no_pr=no_pr, dry_run=False)
 
 
 def publish(work: Work, accepted: str | None, *, no_pr: bool, dry_run: bool) -> Publication:

@@ -52,4 +52,4 @@ def command(
     with working(recipe, folder, threads) as work:
         work.build()
         fail_on_gates(work.check(accepted), accepted)
-        report(publish(work, accepted, no_pr=no_pr, dry_run=False), dry_run=False, as_json=as_json)
+    report(publish(work, accepted, no_pr=no_pr, dry_run=False), dry_run=False, as_json=as_json)
