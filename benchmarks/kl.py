@@ -15,9 +15,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from validate.chunks import Schedule, cut, read_text, with_bos
-from validate.lockstep import measure_divergence
-from validate.model import LanguageModel, open_model
+from validate.divergence.lockstep import measure_divergence
+from validate.models.chunks import Schedule, cut, read_text, with_bos
+from validate.models.model import LanguageModel, open_model
 
 
 def cost(work: Callable[[], object]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from release.material import Material
-from validate.chat import render_conversations
+from validate.template.chat import render_conversations
 
 _KEY = "tokenizer.chat_template"
 # A template may tell the date; a card is the same every day.

@@ -137,8 +137,11 @@ def rewrite(
 ) -> None:
     """Write the file anew: with other keys, without some tensors, or with more of float32."""
     file = read_gguf(path)
-    contents = {tensor.name: (tensor.shape, tensor.dtype, np.array(stored_rows(path, tensor.name)).tobytes())
-                for tensor in file.tensors if tensor.name not in drop}  # fmt: skip
+    contents = {
+        tensor.name: (tensor.shape, tensor.dtype, tensor.read(0, row_count(tensor.shape)).tobytes())
+        for tensor in file.tensors
+        if tensor.name not in drop
+    }
     contents |= {name: (values.shape, "F32", values.astype("<f4").tobytes()) for name, values in (add or {}).items()}
     infos, offset = [], 0
     for name, (shape, dtype, data) in contents.items():

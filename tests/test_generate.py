@@ -16,12 +16,12 @@ from conftest import Result
 from tiny_gguf import byte, control
 
 from convert.errors import FormatError, UsageError
-from validate.chat import render_chat
 from validate.cli import cli
-from validate.flags import find_flags, loop_period
-from validate.generation import Agreement, Generation, generate
-from validate.runtime import Runtime
-from validate.sampling import SamplingSettings, sampler
+from validate.generation.flags import find_flags, loop_period
+from validate.generation.generate import Agreement, Generation, generate
+from validate.generation.sampling import SamplingSettings, sampler
+from validate.models.runtime import Runtime
+from validate.template.chat import render_chat
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}[INST]{{ m['content'] }}[/INST]{% endfor %}"
 USER = [{"role": "user", "content": "hi"}]

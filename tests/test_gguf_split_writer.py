@@ -18,7 +18,7 @@ from convert.layouts.gguf_split import read_gguf_model
 from convert.layouts.gguf_split_writer import part_name, plan_parts
 from convert.run import Output, run
 from quantize.source import open_source
-from validate.runtime import Runtime
+from validate.models.runtime import Runtime
 
 LIMIT = 1_000_000
 LIBRARIES = Path(llama_cpp.__file__).parent / "lib"

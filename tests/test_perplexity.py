@@ -17,11 +17,11 @@ import tiny_gguf
 from conftest import Result
 
 from convert.errors import SourceError
-from validate import chunks
-from validate.chunks import Schedule
 from validate.cli import cli
-from validate.perplexity import Perplexity, negative_log_likelihoods, perplexity
-from validate.runtime import Runtime
+from validate.divergence.perplexity import Perplexity, negative_log_likelihoods, perplexity
+from validate.models import chunks
+from validate.models.chunks import Schedule
+from validate.models.runtime import Runtime
 
 TEXT = "".join(chr(97 + value) for value in np.random.default_rng(3).integers(0, 26, 1600))
 

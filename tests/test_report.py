@@ -10,12 +10,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import mutations
+import mutations_vocabulary
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from convert.cli import cli as mconv
 from convert.errors import UsageError
+from convert.metadata import float32
 from quantize.cli import cli as mquant
 from quantize.filetypes import FileType
 from validate.cli import cli
@@ -154,6 +157,31 @@ def test_a_failed_gate_is_exit_code_1_after_the_report(folder: Path, command: Ca
     assert result.json["passed"] is False
     assert result.json["checks"] == ["perplexity", "kl"]
     assert "kl_mean fails" in result.err
+
+
+def test_a_mistake_fails_the_gate_of_its_check(folder: Path, command: Callable, tmp_path: Path) -> None:
+    right = folder / "q4.gguf"
+    swapped, theta = (Path(shutil.copy(right, tmp_path / name)) for name in ("swapped.gguf", "theta.gguf"))
+    mutations.swap(swapped, "blk.1.ffn_gate.weight", "blk.1.ffn_up.weight")
+    mutations.rewrite(theta, keys={"llama.rope.freq_base": float32(12345.0)})
+    shifted = mutations_vocabulary.rewrite(right, tmp_path / "shifted.gguf", mutations_vocabulary.shifted)
+    named = mutations_vocabulary.rewrite(right, tmp_path / "named.gguf", mutations_vocabulary.template("mistral-v7"))
+    files = (swapped, theta, shifted, named)
+    result = command(cli, "report", *files, "--reference", EXAMPLE, "--skip", "perplexity,kl,generate", "--json", "-")
+    assert result.code == 1
+    failed = {
+        (Path(gate["file"]).stem, gate["gate"]): gate["what"]
+        for gate in result.json["gates"]["results"]
+        if gate["status"] == "fail"
+    }
+    assert "swapped: model.layers.1.mlp" in failed["swapped", "weights"]
+    assert "hyperparameter: rope.theta" in failed["theta", "weights"]
+    assert "vocabulary_shifted" in failed["shifted", "tokens"]
+    assert "template_is_a_name" in failed["named", "template"]
+    # A vocabulary that has moved takes the template's tokens along; nothing else fails.
+    assert set(failed) - {("shifted", "template")} == {
+        ("swapped", "weights"), ("theta", "weights"), ("shifted", "tokens"), ("named", "template")
+    }  # fmt: skip
 
 
 def test_a_check_that_is_none_is_refused(folder: Path, command: Callable) -> None:

@@ -18,9 +18,9 @@ import tiny_gguf
 from convert.errors import FormatError, MconvError, SourceError
 from convert.layouts.gguf_file import encode_header, read_gguf
 from convert.metadata import Value, float32, string, uint32
-from validate import amx
-from validate.header import MAX_LAYERS, check_header
-from validate.runtime import SPIN_COUNT, Runtime
+from validate.models import amx
+from validate.models.header import MAX_LAYERS, check_header
+from validate.models.runtime import SPIN_COUNT, Runtime
 
 KILLED = (sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})")
 CLEAN = (sys.executable, "-c", "")
@@ -145,7 +145,7 @@ def test_a_header_at_the_limits_is_left_to_llama_cpp(tmp_path: Path, noise: Path
     ("setting", "spins"), [({}, SPIN_COUNT), ({"GOMP_SPINCOUNT": "77"}, 77), ({"OMP_WAIT_POLICY": "passive"}, 0)]
 )
 def test_threads_sleep_soon_unless_tuned(noise: Path, setting: dict[str, str], spins: int) -> None:
-    code = "import pathlib, sys; from validate.runtime import Runtime; Runtime(pathlib.Path(sys.argv[1]), 1)"
+    code = "import pathlib, sys; from validate.models.runtime import Runtime; Runtime(pathlib.Path(sys.argv[1]), 1)"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     environment |= {"OMP_DISPLAY_ENV": "verbose", **setting}
     done = subprocess.run(

@@ -12,6 +12,7 @@ from pathlib import Path
 import mutations_vocabulary as mutations
 import pytest
 from checkpoints_tokenizers import (
+    converter_metadata,
     sentencepiece_folder,
     trained_folder,
     write_vocabulary,
@@ -20,15 +21,15 @@ from conftest import Result
 from small_tekken import small_tekken
 
 from convert.tokenizer import Vocabulary, pretokenizer
-from validate.chat import Rendered, render_conversations
 from validate.cli import cli
-from validate.conversations import CONVERSATIONS
 from validate.findings import failed
-from validate.prompts import mistral_prompts, mistral_template, template_prompts
-from validate.sources import TokenizerSource, open_sources
-from validate.template import compare_conversations, compare_templates
-from validate.template_results import TemplateResult
-from validate.tokenizers import artifact_tokenizer, reference_tokenizer
+from validate.template.chat import Rendered, render_conversations
+from validate.template.compare import compare_conversations, compare_templates
+from validate.template.conversations import CONVERSATIONS
+from validate.template.prompts import mistral_prompts, mistral_template, template_prompts
+from validate.template.results import TemplateResult
+from validate.tokens.sources import TokenizerSource, open_sources
+from validate.tokens.tokenizers import artifact_tokenizer, reference_tokenizer
 
 TINY = Path(__file__).parent.parent / "examples" / "tiny-mistral"
 TEMPLATE = (
@@ -167,6 +168,15 @@ def test_mistral_common_alone_is_its_own_measure(tekken: TokenizerSource) -> Non
     result = compare_conversations(tekken, tekken)
     assert (result.against, result.findings) == ("mistral-common", ())
     assert set(statuses(result)) == {"same", "both_refuse"}
+
+
+def test_what_llama_cpps_own_converter_writes(llama_cpp_source: Path, tmp_path: Path) -> None:
+    assert llama_cpp_source.is_dir()
+    folder = small_tekken(tmp_path / "model", "v7")
+    converter_metadata(folder, tmp_path / "made.gguf")
+    result = compare_templates(tmp_path / "made.gguf", folder)
+    assert kinds(result) == [("template_is_a_name", "default")]
+    assert "'mistral-v7-tekken'" in result.findings[0].what
 
 
 def test_a_template_of_another_version(tekken: TokenizerSource, tmp_path: Path) -> None:

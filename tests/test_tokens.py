@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import mutations_vocabulary as mutations
 import pytest
 from checkpoints_tokenizers import (
+    converter_metadata,
     llama_2_folder,
     packaged,
     sentencepiece_folder,
@@ -23,11 +25,11 @@ from small_tekken import SIZE, SPECIAL, small_tekken
 from convert.errors import FormatError, SourceError
 from convert.tokenizer import TokenType, Vocabulary, pretokenizer
 from validate.cli import cli
-from validate.corpus import corpus
 from validate.findings import failed
-from validate.runtime import MAX_WORD, Runtime
-from validate.sources import TokenizerSource, open_sources
-from validate.tokens import TokensResult, compare_tokenizers, compare_tokens, text_group
+from validate.models.runtime import MAX_WORD, Runtime
+from validate.tokens.compare import TokensResult, compare_tokenizers, compare_tokens, text_group
+from validate.tokens.corpus import corpus
+from validate.tokens.sources import TokenizerSource, open_sources
 
 V1 = "tokenizer.model.v1"
 V3 = "mistral_instruct_tokenizer_240323.model.v3"
@@ -158,11 +160,42 @@ def test_tekken_as_tokenizer_json(tekken: Pair, tmp_path: Path) -> None:
     assert (other_way.tokenizer, kinds(other_way), warnings(other_way)) == ("mistral-common", [], ["llama_cpp_split"])
 
 
+def test_tekken_with_the_split_of_llama_3(tekken: Pair, tmp_path: Path) -> None:
+    from transformers.integrations.mistral import convert_tekken_tokenizer
+
+    folder = write_config(tmp_path / "model", SIZE)
+    convert_tekken_tokenizer(str(tekken.folder / "tekken.json")).save_pretrained(folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": pretokenizer._LLAMA_3}
+    path.write_text(json.dumps(content))
+    # Whoever uses the folder gets ids that the model was not trained on.
+    wrong = compare_tokenizers(source(folder), tekken.reference, [])
+    assert ("text_differs", "words and case") in kinds(wrong)
+    # A file made from it has the right split, which the folder's own tokenizer has with that split too.
+    mended = compare_tokenizers(source(tekken.artifact(mutations.without_bos)), source(folder), [])
+    assert [kind for kind in kinds(mended) if kind[0] == "text_differs"] == []
+    assert "llama_cpp_split" in warnings(mended)
+    assert any("a known mistake" in finding.what for finding in mended.findings)
+
+
 def test_another_merge_order_than_the_scores_is_seen(spm: Pair, tmp_path: Path) -> None:
     # The builder of this folder ranks runs of spaces by their length, which SentencePiece does not.
     result = compare_tokenizers(source(llama_2_folder(tmp_path / "model", V3, 32768)), spm.reference, [])
     assert causes(result) == [("scores_differ", "order of the scores")]
     assert {group.name for group in result.groups if group.differences} >= {"code", "white space", "long runs"}
+
+
+def test_what_llama_cpps_own_converter_makes(llama_cpp_source: Path, spm: Pair, tmp_path: Path) -> None:
+    assert llama_cpp_source.is_dir()
+    made = tmp_path / "made.gguf"
+    converter_metadata(spm.folder, made)
+    assert kinds(compare_tokenizers(source(made), spm.reference, [])) == []
+    # Known faults: see "The differences" in docs/formats.md, 11.
+    folder = llama_2_folder(tmp_path / "llama-2", V3, 32768)
+    converter_metadata(folder, made)
+    found = kinds(compare_tokens(made, folder))
+    assert found[:2] == [("scores_differ", "order of the scores"), ("special_token_split", "[INST]")]
 
 
 def test_a_megatron_folder(command: Callable[..., Result], tmp_path: Path) -> None:
@@ -238,9 +271,8 @@ def test_the_split_of_another_model(tekken: Pair) -> None:
     result = tekken.compare(mutations.pre_tokenizer("llama-bpe"))
     assert causes(result) == [("pre_tokenizer_differs", "pre-tokenizer")]
     # A text is only excused where its ids are exactly those of the right split in llama.cpp.
-    words = next(group for group in result.groups if group.name == "words and case")
-    assert words.differences > 5
-    assert words.first is not None
+    signs = next(group for group in result.groups if group.name == "signs and line ends")
+    assert signs.differences > 10
 
 
 def test_two_lost_merges(tekken: Pair) -> None:
@@ -308,7 +340,7 @@ def test_a_word_on_which_llama_cpp_would_die(tekken: Pair) -> None:
 def test_the_corpus_is_varied_and_the_same_every_time() -> None:
     groups = corpus()
     assert groups == corpus()
-    assert len({group.name for group in groups}) == len(groups) == 19
+    assert len({group.name for group in groups}) == len(groups) == 20
     texts = [text for group in groups for text in group.texts]
     assert len(set(texts)) > 1500
     for text in texts:

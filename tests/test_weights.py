@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,10 +21,17 @@ from convert.layouts import open_checkpoint
 from convert.layouts.gguf_file import read_gguf
 from convert.metadata import float32, uint32
 from convert.rearrange import rope_interleave
+from convert.types import BlockType
+from quantize import ggml
 from quantize.cli import cli as mquant
 from quantize.imatrix import read_imatrix
-from validate.weights import compare_weights
-from validate.weights_result import WeightsResult
+from validate.cli import cli
+from validate.weights.compare import compare_weights
+from validate.weights.errors import LIMITS
+from validate.weights.kernels import damaged_blocks, measure
+from validate.weights.pairs import pair_tensors
+from validate.weights.result import WeightsResult
+from validate.weights.verdict import is_sound
 
 Make = Callable[[Path, str], Path]
 Mutation = Callable[[Path], object]
@@ -436,8 +444,7 @@ def test_a_detour_through_bfloat16_is_a_warning(tied: Path, make: Make, command,
     assert command(mconv, "gguf-to-hf", make(tied, "BF16"), folder, "--dtype", "bf16").code == 0
     assert command(mconv, "hf-to-gguf", folder, artifact, "--outtype", "f32").code == 0
     result = compare(artifact, tied)
-    matrices = [row.name for row in result.tensors if len(row.shape) > 1]
-    assert [subject for kind, subject in found(result) if kind == "rounded"][: len(matrices)] != []
+    assert [subject for _, subject in found(result)] == [row.name for row in result.tensors]
     assert {(finding.kind, finding.severity) for finding in result.findings} == {("rounded", "warn")}
 
 
@@ -449,3 +456,140 @@ def test_a_tied_output_may_be_stored(tied: Path, make: Make, tmp_path: Path) -> 
     )
     result = compare(artifact, make(tied, "BF16"))
     assert (found(result), result.count("exact")) == ([], len(result.tensors))
+
+
+NAMES = [kind for kind in LIMITS if kind not in (BlockType.IQ1_S, BlockType.IQ2_XXS, BlockType.IQ2_XS)]
+"""Those that ggml encodes without importance."""
+
+
+def encoded(kind: BlockType, rows: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    blocks = np.empty((len(rows), kind.row_bytes(rows.shape[1])), np.uint8)
+    ggml.quantize_rows(kind, rows, weights, blocks)
+    return blocks
+
+
+def decoded(kind: BlockType, blocks: np.ndarray, width: int) -> np.ndarray:
+    values = np.empty((len(blocks), width), np.float32)
+    ggml.dequantize_rows(kind, blocks, values)
+    return values
+
+
+def distributions() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(5)
+    normal = random.standard_normal((12, 2048))
+    outliers = np.where(random.random(2048) < 0.01, 20, 1)
+    found = {
+        "normal": normal,
+        "heavy tails": random.standard_t(3, normal.shape),
+        "outlier columns": normal * outliers,
+        "sparse": np.where(random.random(normal.shape) < 0.5, 0, normal),
+    }
+    return {name: (0.02 * rows).astype(np.float32) for name, rows in found.items()}
+
+
+@pytest.mark.parametrize("kind", NAMES, ids=lambda kind: kind.name)
+def test_what_ggml_writes_is_sound(kind: BlockType) -> None:
+    """With importance and without; and the limits are no wider than they need to be."""
+    random = np.random.default_rng(6)
+    largest = 0.0
+    for rows in distributions().values():
+        # ggml takes seconds for a few thousand weights of these.
+        rows = rows[:2] if kind.name.startswith(("IQ1", "IQ2")) else rows
+        for weights in (None, random.lognormal(sigma=1, size=2048).astype(np.float32)):
+            values = decoded(kind, encoded(kind, rows, weights), 2048)
+            sums = measure(values, rows)
+            largest = max(largest, sums.relative_rmse)
+            assert is_sound(kind, sums), sums
+            shape = (-1, kind.block_weights)
+            assert not damaged_blocks(kind, values.reshape(shape), rows.reshape(shape)).any()
+    assert LIMITS[kind].relative_rmse < 3 * largest
+
+
+@pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"])
+def test_most_flipped_bits_show_against_the_reference_alone(name: str) -> None:
+    kind = BlockType[name]
+    random = np.random.default_rng(7)
+    rows = distributions()["heavy tails"]
+    weights = random.lognormal(sigma=2, size=2048).astype(np.float32)
+    blocks = encoded(kind, rows, weights).reshape(-1, kind.block_bytes)
+    caught = 0
+    for _ in range(20):
+        damaged = blocks.copy()
+        bits = random.integers(0, 8 * kind.block_bytes, len(blocks))
+        damaged[np.arange(len(blocks)), bits // 8] ^= (1 << (bits % 8)).astype(np.uint8)
+        values = decoded(kind, damaged.reshape(len(rows), -1), 2048).reshape(-1, 256)
+        with np.errstate(all="ignore"):
+            seen = damaged_blocks(kind, values, rows.reshape(-1, 256)) | ~np.isfinite(values).all(axis=1)
+        caught += int(seen.sum())
+    assert caught > 0.93 * 20 * len(blocks)
+
+
+@pytest.mark.parametrize("kind", ["BF16", "Q4_K_M", "megatron"])
+def test_memory_is_bounded_by_chunks(kind: str, small: Path, make: Make) -> None:
+    """Beyond what opening takes, two threads hold less than the largest tensor has as float32: 33 MB."""
+    artifact, reference = make(small, kind), open_checkpoint(small)[1]
+    compare_weights(artifact, reference)  # compiles
+
+    def peak(action: Callable[[], object]) -> int:
+        tracemalloc.start()
+        action()
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return highest
+
+    opening = peak(lambda: pair_tensors(artifact, reference, None))
+    assert peak(lambda: compare_weights(artifact, reference, threads=2)) - opening < 20 << 20
+
+
+def test_the_command_prints_a_row_a_type_and_fails_on_findings(  # type: ignore[no-untyped-def]
+    small: Path, make: Make, command, tmp_path: Path
+) -> None:
+    good, bad = make(small, "Q4_K_M"), Path(shutil.copy(make(small, "Q4_K_M"), tmp_path / "bad.gguf"))
+    passed = command(cli, "weights", good, "--reference", small, "--threads", 1)
+    assert passed.code == 0, passed.err
+    lines = passed.out.splitlines()
+    assert [line.split()[1] for line in lines[1:]] == ["Q4_K", "Q6_K", "F32"]
+    mutations.swap(bad, "blk.1.ffn_gate.weight", "blk.1.ffn_up.weight")
+    failed = command(cli, "weights", good, bad, "--reference", small)
+    assert failed.code == 1
+    assert "swapped" in failed.out
+    assert LAYER + "mlp.gate_proj.weight" in failed.err
+
+
+def test_the_json_of_the_command(small: Path, make: Make, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    good, cut = make(small, "BF16"), tmp_path / "cut.gguf"
+    cut.write_bytes(good.read_bytes()[:-100000])
+    result = command(cli, "weights", cut, good, "--reference", small, "--json")
+    assert result.code == 1
+    assert list(result.json) == ["schema_version", "results"]
+    first, second = result.json["results"]
+    assert [finding["kind"] for finding in first["findings"]] == ["unreadable"]
+    assert list(second) == [
+        "file", "reference", "exact", "quantized", "different", "missing", "extra", "tensors", "by_type", "by_kind",
+        "by_layer", "seconds", "bytes", "findings",
+    ]  # fmt: skip
+    assert (second["file"], second["reference"]) == (str(good), str(small))
+    assert (second["exact"], second["quantized"], second["different"]) == (len(second["tensors"]), 0, 0)
+    assert list(second["tensors"][0]) == [
+        "name", "gguf", "layer", "kind", "type", "reference_type", "shape", "status", "relative_rmse", "max_error",
+        "cosine", "bytes",
+    ]  # fmt: skip
+    assert second["by_layer"][0]["layer"] is None
+
+
+def test_threads_change_nothing(small: Path, make: Make) -> None:
+    one, three = (compare(make(small, "Q4_K_M"), small, threads=threads) for threads in (1, 3))
+    assert one.tensors == three.tensors
+
+
+def test_what_cannot_be_compared_is_an_error(small: Path, make: Make, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    good = make(small, "BF16")
+    assert command(cli, "weights", tmp_path / "absent.gguf", "--reference", small).code == 4
+    assert command(cli, "weights", good, "--reference", tmp_path / "absent").code == 3
+    torn = shutil.copytree(small, tmp_path / "torn")
+    mutations.change_tensors(torn, lambda tensors: tensors.pop("lm_head.weight"))
+    result = command(cli, "weights", good, "--reference", torn)
+    assert (result.code, "lm_head.weight" in result.err) == (3, True)
+    odd = write_legacy_imatrix(tmp_path / "odd.dat", {"blk.0.ffn_up.weight": np.ones(17, np.float32)})
+    result = command(cli, "weights", make(small, "Q4_K_M"), "--reference", small, "--imatrix", odd)
+    assert (result.code, "odd.dat" in result.err) == (3, True)

@@ -21,7 +21,7 @@ from validate.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from validate.generation import Generation
+    from validate.generation.generate import Generation
 
 
 @click.command("generate")
@@ -64,9 +64,9 @@ def command(
       mval generate model-Q4_K_M.gguf --prompt "What is the capital of France?"
       mval generate model-*.gguf --reference model/ --prompt "Once upon a time" --samples 4 --json
     """
-    from validate.generation import generate
-    from validate.model import check_models, open_model
-    from validate.runtime import Runtime
+    from validate.generation.generate import generate
+    from validate.models.model import check_models, open_model
+    from validate.models.runtime import Runtime
 
     check_headers(files)
     if reference is not None:

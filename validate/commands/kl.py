@@ -23,9 +23,9 @@ from validate.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from validate.divergence import Divergence
-    from validate.logits_file import LogitsFile
-    from validate.model import LanguageModel
+    from validate.divergence.result import Divergence
+    from validate.models.logits_file import LogitsFile
+    from validate.models.model import LanguageModel
 
 DEFAULT_CONTEXT = 512
 
@@ -75,9 +75,9 @@ def command(
       mval kl model-Q4_K_M.gguf --reference model-BF16.gguf --text prose.txt --text code.txt --json
       mval kl model-Q4_K_M.gguf --reference base.kld
     """
-    from validate.lockstep import measure_divergence
-    from validate.logits_file import LogitsFile, is_logits_file
-    from validate.model import check_models, open_model
+    from validate.divergence.lockstep import measure_divergence
+    from validate.models.logits_file import LogitsFile, is_logits_file
+    from validate.models.model import check_models, open_model
 
     stored = is_logits_file(reference)
     _check_options(stored, texts, ctx, save_logits)

@@ -25,9 +25,9 @@ from validate.commands.shared import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from validate.divergence.perplexity import Perplexity
     from validate.findings import Finding
-    from validate.model import LanguageModel
-    from validate.perplexity import Perplexity
+    from validate.models.model import LanguageModel
 
 
 @click.command("perplexity")
@@ -66,8 +66,8 @@ def command(
       mval perplexity model-Q4_K_M.gguf --text wiki.test.raw
       mval perplexity model-*.gguf model/ --text prose.txt --text code.txt --chunks 20 --json
     """
-    from validate.chunks import read_text
-    from validate.model import check_models
+    from validate.models.chunks import read_text
+    from validate.models.model import check_models
 
     contents = {text: read_text(text) for text in texts}
     check_models(artifacts, hf_config)
@@ -86,8 +86,8 @@ def _measure_file(
     file: Path, contents: dict[Path, str], ctx: int, limit: int | None, hf_config: Path | None, threads: int | None
 ) -> Iterator[dict[str, Any]]:
     """One result a text."""
-    from validate.chunks import cut, with_bos
-    from validate.model import open_model
+    from validate.models.chunks import cut, with_bos
+    from validate.models.model import open_model
 
     began = time.perf_counter()
     with open_model(file, threads, hf_config) as model:
@@ -137,9 +137,9 @@ def _print_perplexities(results: list[dict[str, Any]]) -> None:
 
 
 def _measure(model: LanguageModel, chunks: np.ndarray) -> Perplexity:
-    from validate.chunks import scored_per_chunk
-    from validate.perplexity import perplexity
-    from validate.progress import token_progress
+    from validate.divergence.perplexity import perplexity
+    from validate.models.chunks import scored_per_chunk
+    from validate.models.progress import token_progress
 
     count, length = chunks.shape
     with token_progress(count * scored_per_chunk(length), model.path.name) as bar:

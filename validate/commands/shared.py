@@ -14,7 +14,7 @@ from convert.options import hf_config_option, json_option, path_type, threads_op
 
 if TYPE_CHECKING:
     from validate.findings import Finding
-    from validate.model import LanguageModel
+    from validate.models.model import LanguageModel
 
 __all__ = ["hf_config_option", "json_option", "path_type", "threads_option"]
 
@@ -30,7 +30,7 @@ chunks_option = click.option(
 
 def check_headers(files: Iterable[Path]) -> None:
     """Look at every file before the first is run: what is wrong with the last one is told at once."""
-    from validate.header import check_header
+    from validate.models.header import check_header
 
     for file in files:
         check_header(file)

@@ -19,7 +19,7 @@ from validate.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from validate.tokens import TokensResult
+    from validate.tokens.compare import TokensResult
 
 
 @click.command("tokens")
@@ -40,8 +40,8 @@ def command(
       mval tokens model-Q4_K_M.gguf --reference Magistral-Small-2507
       mval tokens a.gguf b.gguf --reference model/ --text eval.txt --json
     """
-    from validate.sources import open_sources
-    from validate.tokens import compare_tokenizers, text_group
+    from validate.tokens.compare import compare_tokenizers, text_group
+    from validate.tokens.sources import open_sources
 
     groups = [text_group(path) for path in texts]
     *sources, original = open_sources((*artifacts, reference), hf_config)

@@ -20,7 +20,7 @@ from validate.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from validate.weights_result import WeightsResult
+    from validate.weights.result import WeightsResult
 
 
 @click.command("weights")
@@ -50,7 +50,7 @@ def command(
     from convert.layouts import open_checkpoint
     from convert.layouts.megatron import is_megatron
     from quantize.imatrix import read_imatrix
-    from validate.weights import compare_weights
+    from validate.weights.compare import compare_weights
 
     for path in artifacts:
         path.stat()  # names the one that is missing, as any other error of the operating system does

@@ -96,7 +96,7 @@ def make_report(request: Request, gates: Path | None = None) -> dict[str, Any]:
 
 
 def _weights(request: Request) -> Rows:
-    from validate.weights import compare_weights
+    from validate.weights.compare import compare_weights
 
     hf_config = request.hf_config if is_megatron(request.reference) else None
     reference = open_checkpoint(request.reference, hf_config)[1]
@@ -109,7 +109,7 @@ def _weights(request: Request) -> Rows:
 
 
 def _tokens(request: Request) -> Rows:
-    from validate.tokens import compare_tokens
+    from validate.tokens.compare import compare_tokens
 
     compared = (
         compare_tokens(path, request.reference, hf_config=request.hf_config, texts=request.texts)
@@ -119,7 +119,7 @@ def _tokens(request: Request) -> Rows:
 
 
 def _template(request: Request) -> Rows:
-    from validate.template import compare_templates
+    from validate.template.compare import compare_templates
 
     compared = (compare_templates(path, request.reference, hf_config=request.hf_config) for path in request.artifacts)
     return [result.to_json() for result in compared]
@@ -127,8 +127,8 @@ def _template(request: Request) -> Rows:
 
 def _divergence(request: Request) -> tuple[Rows, Rows]:
     """KL divergence and perplexity, both of one pass over each text; the reference's perplexity too."""
-    from validate.lockstep import measure_divergence
-    from validate.model import check_models, open_model
+    from validate.divergence.lockstep import measure_divergence
+    from validate.models.model import check_models, open_model
 
     check_models((request.reference, *request.artifacts), request.hf_config)
     with ExitStack() as stack:
@@ -159,9 +159,9 @@ def _perplexities(rows: Rows) -> Iterable[dict[str, Any]]:
 
 
 def _generate(request: Request) -> Rows:
-    from validate.generation import generate
-    from validate.model import open_model
-    from validate.runtime import Runtime
+    from validate.generation.generate import generate
+    from validate.models.model import open_model
+    from validate.models.runtime import Runtime
 
     rows: Rows = []
     with open_model(request.reference, request.threads, _for_megatron(request)) as reference:

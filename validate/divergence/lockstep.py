@@ -1,0 +1,203 @@
+"""Reference and artifacts side by side, chunk by chunk: one pass of the reference for all artifacts, no logits kept.
+
+What is in memory beyond the models are the logits of one step of each, and two float32 for each scored token and
+artifact, which the quantiles need.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convert.errors import UsageError
+from validate.divergence.comparison import compare
+from validate.divergence.result import Divergence
+from validate.divergence.tally import Tally
+from validate.findings import Finding
+from validate.models.chunks import LogitBlock, Schedule, cut, read_text, scored_per_chunk, with_bos
+from validate.models.logits_file import LogitsFile, LogitsWriter
+from validate.models.model import LanguageModel, LogitSource
+from validate.models.progress import token_progress
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def measure_divergence(
+    reference: LanguageModel | LogitsFile,
+    artifacts: Sequence[LanguageModel],
+    texts: Sequence[Path],
+    *,
+    length: int = 512,
+    limit: int | None = None,
+    save_logits: Path | None = None,
+) -> list[Divergence]:
+    """Compare artifacts with their reference on some texts, in one pass of the reference over each.
+
+    All models read the token ids of the reference. A logits file holds the tokens itself; it does not say whether BOS
+    took the place of each chunk's first one, so as in llama-perplexity it does where the artifact's vocabulary adds it.
+
+    Args:
+        reference: a loaded model, or the log-probabilities that another run left.
+        artifacts: loaded models.
+        texts: files in UTF-8; none for a logits file.
+        length: tokens in a chunk; a logits file has its own.
+        limit: the most chunks of each text to run.
+        save_logits: where to keep the reference's log-probabilities of the one text, in llama.cpp's format.
+
+    Returns:
+        One result an artifact and text, in the order of the artifacts, then of the texts.
+
+    Raises:
+        SourceError: a model cannot be run, or a text is too short or not UTF-8.
+        UsageError: the models have vocabularies of different sizes.
+        DiskError: the logits cannot be saved.
+    """
+    vocab = _common_vocabulary(reference, artifacts)
+    if isinstance(reference, LogitsFile):
+        chunks = reference.chunks[:limit]
+        of_artifacts = [with_bos(artifact, chunks) for artifact in artifacts]
+        readings = [_Reading(None, chunks, chunks, of_artifacts, [()] * len(artifacts))]
+    else:
+        readings = [_read(reference, artifacts, text, length, limit) for text in texts]
+    passes = [_run(reference, artifacts, reading, vocab, save_logits) for reading in readings]
+    return [result for of_artifact in zip(*passes, strict=True) for result in of_artifact]
+
+
+def _common_vocabulary(reference: LogitSource, artifacts: Sequence[LogitSource]) -> int:
+    """How many logits of a row to compare: all, less the padding that only some of the models have.
+
+    Raises:
+        UsageError: the models have vocabularies of different sizes.
+    """
+    common = min(model.vocab_size for model in (reference, *artifacts))
+    for model in (reference, *artifacts):
+        if model.vocab_size > common and model.used_tokens() > common:
+            other = next(each for each in (reference, *artifacts) if each.vocab_size == common)
+            raise UsageError(
+                f"{model.path} has a vocabulary of {model.used_tokens()} tokens, {other.path} one of {common}",
+                "compare models of one vocabulary",
+            )
+    return common
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A text in chunks, and what each model reads of them: int32[chunks, length].
+
+    Attributes:
+        text: its file, None where a logits file holds the tokens.
+        chunks: as the text has them.
+        of_reference, of_artifacts: with BOS in its place.
+        findings: for each artifact.
+    """
+
+    text: Path | None
+    chunks: np.ndarray
+    of_reference: np.ndarray
+    of_artifacts: list[np.ndarray]
+    findings: list[tuple[Finding, ...]]
+
+
+def _read(
+    reference: LanguageModel, artifacts: Sequence[LanguageModel], text: Path, length: int, limit: int | None
+) -> _Reading:
+    content = read_text(text)
+    tokens = reference.tokenize(content)
+    chunks = cut(tokens, length, limit)
+    read = with_bos(reference, chunks)
+    others = [artifact.tokenize(content)[: chunks.size] for artifact in artifacts]
+    findings = [
+        _compare_tokens(tokens[: chunks.size], other, text, artifact.path)
+        for artifact, other in zip(artifacts, others, strict=True)
+    ]
+    return _Reading(text, chunks, read, [read] * len(artifacts), findings)
+
+
+def _compare_tokens(tokens: np.ndarray, other: np.ndarray, text: Path, artifact: Path) -> tuple[Finding, ...]:
+    import numpy as np
+
+    if np.array_equal(tokens, other):
+        return ()
+    shared = min(len(tokens), len(other))
+    differ = tokens[:shared] != other[:shared]
+    first = int(differ.argmax()) if differ.any() else shared
+    what = f"{text}: the vocabulary of {artifact} makes other tokens of it from token {first} on"
+    return (Finding("kl", "other_tokens", str(text), what, "warn"),)
+
+
+def _run(
+    reference: LogitSource,
+    artifacts: Sequence[LanguageModel],
+    reading: _Reading,
+    vocab: int,
+    save_logits: Path | None,
+) -> list[Divergence]:
+    """One pass over one text, in which the first `vocab` logits of each row are compared."""
+    models = (reference, *artifacts)
+    schedule = Schedule.of(reading.chunks.shape, max(model.vocab_size for model in models), len(models))
+    clocks = [_Clock() for _ in models]
+    tallies = [Tally() for _ in artifacts]
+    statistics = _Clock()
+    total = len(reading.chunks) * scored_per_chunk(schedule.length)
+    with ExitStack() as stack:
+        bar = stack.enter_context(token_progress(total, (reading.text or reference.path).name))
+        pool = stack.enter_context(ThreadPoolExecutor(artifacts[0].threads))
+        writer = None
+        if save_logits is not None:
+            writer = stack.enter_context(LogitsWriter(save_logits, reading.chunks, reference.vocab_size))
+        # Closed here, whatever happens: a model's working memory has to go before the model does.
+        passes = [
+            stack.enter_context(closing(model.scored_logits(chunks, schedule)))
+            for model, chunks in zip(models, [reading.of_reference, *reading.of_artifacts], strict=True)
+        ]
+        for blocks in zip(*map(_timed, passes, clocks), strict=True):
+            if writer is not None:
+                writer.write(blocks[0], pool)
+            with statistics:
+                base, *others = (replace(block, logits=block.logits[:, :vocab]) for block in blocks)
+                stored = isinstance(reference, LogitsFile)
+                found = compare(base, [block.logits for block in others], pool, stored=stored)
+                for tally, scores in zip(tallies, found, strict=True):
+                    tally.add(base, scores)
+            bar.update(len(base.targets))
+    return [
+        Divergence(
+            file=artifact.path,
+            reference=reference.path,
+            text=reading.text,
+            statistics=tally.statistics(),
+            chunks=len(reading.chunks),
+            seconds=clock.seconds + statistics.seconds / len(artifacts),
+            reference_seconds=clocks[0].seconds,
+            findings=(*findings, *tally.findings(str(reading.text or reference.path), reference.path, artifact.path)),
+        )
+        for artifact, tally, clock, findings in zip(artifacts, tallies, clocks[1:], reading.findings, strict=True)
+    ]
+
+
+class _Clock:
+    """Wall time spent in `with` blocks."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._began
+
+
+def _timed(blocks: Iterator[LogitBlock], clock: _Clock) -> Iterator[LogitBlock]:
+    while True:
+        with clock:
+            block = next(blocks, None)
+        if block is None:
+            return
+        yield block

@@ -1,0 +1,258 @@
+"""What a model writes after a prompt: greedy, so that two runs compare, and drawn with the recommended settings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from convert.errors import FormatError, UsageError
+from convert.layouts.gguf_file import read_gguf
+from validate.findings import Finding, Severity
+from validate.generation.flags import find_flags
+from validate.generation.sampling import Choose, SamplingSettings, likeliest, recommended, sampler
+from validate.models.chunks import MAX_BATCH
+from validate.models.runtime import Context, Runtime
+from validate.template.chat import render_chat
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from validate.models.model import LanguageModel
+
+TEMPLATE_KEY = "tokenizer.chat_template"
+
+Finish = Literal["stop", "length", "error"]
+
+# An answer that goes on for ever is for a person to look at: a small or greedy model does so without any damage.
+_SEVERITIES: dict[str, Severity] = {"not_finite": "fail", "template_error": "fail"}
+_FAULTS = {
+    "empty": "an empty answer",
+    "unfinished_think": "[THINK] without [/THINK]",
+    "loop": "an answer that ends in a loop",
+    "control_tokens": "control tokens in the answer",
+    "not_finite": "logits that are not finite",
+    "template_error": "the chat template fails",
+}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a reference writes the same, choosing the likeliest token too.
+
+    Attributes:
+        reference: its path.
+        common_prefix: tokens that both write before the first that differs.
+        tokens: tokens of the answer, and its end where the model ended it.
+    """
+
+    reference: str
+    common_prefix: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer.
+
+    Attributes:
+        template: whether the prompt went through the chat template.
+        text: what was written, control tokens spelled out, without the token that ended it.
+        tokens: how many tokens that is.
+        tokens_per_second: speed of reading back one token and choosing the next, the prompt not counted; None where
+            nothing was read back.
+        finish_reason: `stop`: the model ended it; `length`: the limit did; `error`: the template failed, or the
+            logits are not finite.
+        flags: see `validate.generation.flags`; and `template_error`, `not_finite`.
+        error: what the template failed with, or None.
+        seconds_to_first_token: reading the prompt and choosing the first token; None where there was no prompt.
+        sampling: the settings that tokens were drawn with; None where each is the likeliest.
+        seed: of the draws.
+        agreement: with the reference, of a greedy answer where there is one.
+    """
+
+    template: bool
+    text: str
+    tokens: int
+    tokens_per_second: float | None
+    finish_reason: Finish
+    flags: list[str]
+    error: str | None = None
+    seconds_to_first_token: float | None = None
+    sampling: SamplingSettings | None = None
+    seed: int | None = None
+    agreement: Agreement | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready members."""
+        return {**asdict(self), "sampling": self.sampling.to_json() if self.sampling else None}
+
+    def findings(self, prompt: str) -> list[Finding]:
+        """One for each flag."""
+        way = "through the chat template" if self.template else "without the chat template"
+        return [
+            Finding("generate", flag, prompt, f"{prompt!r}, {way}: {self._fault(flag)}", _SEVERITIES.get(flag, "warn"))
+            for flag in self.flags
+        ]
+
+    def _fault(self, flag: str) -> str:
+        how = f", drawn with seed {self.seed}" if self.sampling else ""
+        return self.error if flag == "template_error" and self.error else _FAULTS[flag] + how
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """What the model reads: the text, control tokens spelled out, and its tokens."""
+
+    text: str
+    tokens: np.ndarray
+    template: bool
+
+
+def generate(
+    runtime: Runtime, prompt: str, max_tokens: int, *, samples: int = 0, reference: LanguageModel | None = None
+) -> list[Generation]:
+    """Answer a prompt through the chat template, where the file has one, and then without it.
+
+    Without the template the prompt is the beginning of a text, in which control tokens may be spelled out.
+
+    Args:
+        samples: how many answers to draw besides, through the template where there is one, with the settings that the
+            file recommends; none where it recommends none.
+        reference: a model of the same vocabulary to hold the greedy answers against.
+
+    Raises:
+        SourceError: llama.cpp cannot run the model.
+        UsageError: the prompt has no tokens.
+    """
+    plain = _Prompt(prompt, runtime.tokenize_prompt(prompt), template=False)
+    if not len(plain.tokens):
+        raise UsageError("the prompt has no tokens", "give a --prompt with some text")
+    answers = []
+    prompts = [plain]
+    template = runtime.metadata(TEMPLATE_KEY)
+    if template is not None:
+        try:
+            prompts.insert(0, _render(runtime, template, prompt))
+        except FormatError as error:
+            answers.append(Generation(True, "", 0, None, "error", ["template_error"], error.what))
+    marks = runtime.control_tokens()
+    answers += [_answer(runtime, asked, max_tokens, marks, reference=reference) for asked in prompts]
+    settings = recommended(read_gguf(runtime.path).metadata) if samples else None
+    if settings is not None:
+        answers += [_answer(runtime, prompts[0], max_tokens, marks, settings, seed) for seed in range(samples)]
+    return answers
+
+
+def _render(runtime: Runtime, template: str, prompt: str) -> _Prompt:
+    """The prompt under the template."""
+    bos, eos = runtime.spelling(runtime.bos), runtime.spelling(runtime.eos)
+    chat = render_chat(template, [{"role": "user", "content": prompt}], bos, eos)
+    tokens = runtime.tokenize_prompt(chat)
+    if not 0 < len(tokens) <= runtime.trained_context:
+        raise FormatError(
+            f"the chat template gives {len(tokens)} tokens, where the model has a context of {runtime.trained_context}",
+            "use a shorter --prompt, or convert again with another template",
+        )
+    return _Prompt(chat, tokens, template=True)
+
+
+def _answer(
+    runtime: Runtime,
+    prompt: _Prompt,
+    max_tokens: int,
+    control_tokens: Sequence[str],
+    settings: SamplingSettings | None = None,
+    seed: int | None = None,
+    reference: LanguageModel | None = None,
+) -> Generation:
+    choose = sampler(settings, seed or 0) if settings else likeliest
+    with runtime.context(len(prompt.tokens) + max_tokens) as context:
+        written = _write(runtime, context, prompt.tokens, max_tokens, choose)
+    text = runtime.text(written.tokens)
+    flags = find_flags(prompt.text, text, written.tokens, control_tokens)
+    return Generation(
+        template=prompt.template,
+        text=text,
+        tokens=len(written.tokens),
+        tokens_per_second=written.steps / written.seconds if written.steps else None,
+        finish_reason=written.finish,
+        flags=["not_finite", *flags] if written.finish == "error" else flags,
+        seconds_to_first_token=written.seconds_to_first,
+        sampling=settings,
+        seed=seed,
+        agreement=_agree(reference, prompt.tokens, written) if reference else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The tokens of an answer, the one that ended it, what ended it, and the time that it took.
+
+    Attributes:
+        end: the token that ended it, which is not among its tokens; None where the limit did.
+        seconds_to_first: from the prompt to the first token.
+        seconds, steps: of reading back single tokens.
+    """
+
+    tokens: list[int]
+    end: int | None
+    finish: Finish
+    seconds_to_first: float
+    seconds: float
+    steps: int
+
+
+def _write(runtime: Runtime, context: Context, prompt: np.ndarray, max_tokens: int, choose: Choose) -> _Written:
+    import numpy as np
+
+    began = time.perf_counter()
+    logits = _read(context, prompt)
+    token = choose(logits)
+    first = time.perf_counter()
+    tokens: list[int] = []
+    end: int | None = None
+    finish: Finish = "length"
+    while True:
+        # The largest is NaN where any is, and infinite where any is: nothing that follows would mean anything.
+        if not np.isfinite(logits[logits.argmax()]):
+            finish = "error"
+            break
+        if runtime.ends(token):
+            end, finish = token, "stop"
+            break
+        tokens.append(token)
+        if len(tokens) == max_tokens:
+            break
+        place = len(prompt) + len(tokens) - 1
+        logits = context.decode(np.array([[token]], np.int32), place, rows=1)[0, 0]
+        token = choose(logits)
+    steps = len(tokens) - (finish == "length")
+    return _Written(tokens, end, finish, first - began, time.perf_counter() - first, steps)
+
+
+def _read(context: Context, prompt: np.ndarray) -> np.ndarray:
+    """The logits after the prompt."""
+    parts: Iterator[np.ndarray] = (
+        context.decode(prompt[None, start : start + MAX_BATCH], start, rows=1)
+        for start in range(0, len(prompt), MAX_BATCH)
+    )
+    *_, last = parts
+    return last[0, 0]
+
+
+def _agree(reference: LanguageModel, prompt: np.ndarray, written: _Written) -> Agreement:
+    """Hold a greedy answer against what the reference finds likeliest after each of its tokens.
+
+    As long as both agree, that is what the reference itself would write; one pass over the answer is enough.
+    """
+    import numpy as np
+
+    answer = np.array([*written.tokens, *([] if written.end is None else [written.end])], np.int32)
+    if not len(answer):
+        return Agreement(str(reference.path), 0, 0)
+    read = np.concatenate([prompt, answer[:-1]]).astype(np.int32)
+    same = reference.likeliest(read, len(prompt) - 1) == answer
+    common = len(answer) if same.all() else int(same.argmin())
+    return Agreement(str(reference.path), common, len(answer))

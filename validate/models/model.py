@@ -1,0 +1,127 @@
+"""What can be run, whatever its layout: a GGUF file by llama.cpp, a folder by transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from convert.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from validate.models.chunks import LogitBlock, Schedule
+
+
+class LogitSource(Protocol):
+    """Whatever has logits for chunks of tokens: a model, or a file that another run left."""
+
+    @property
+    def path(self) -> Path:
+        """Where it was read from."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Logits in a row."""
+
+    def used_tokens(self) -> int:
+        """`vocab_size` less the tokens at its end that only fill the matrix up."""
+
+    def scored_logits(self, chunks: np.ndarray, schedule: Schedule) -> Generator[LogitBlock, None, None]:
+        """Run every chunk and yield the logits of its scored positions, in the order of the schedule.
+
+        Args:
+            chunks: int32[chunks, length], BOS in its place.
+            schedule: of that shape, for a vocabulary of at least this size.
+
+        Raises:
+            SourceError: it cannot be run.
+        """
+
+
+class LanguageModel(LogitSource, Protocol):
+    """A model that is loaded, to be used in a `with` block."""
+
+    @property
+    def threads(self) -> int:
+        """Threads for the model, and for whoever works on its logits."""
+
+    @property
+    def trained_context(self) -> int:
+        """Tokens of context that it was trained on."""
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether a text begins with BOS."""
+
+    @property
+    def bos(self) -> int:
+        """The id of BOS, -1 where there is none."""
+
+    def likeliest(self, tokens: np.ndarray, first: int) -> np.ndarray:
+        """The token that is likeliest after each position of a sequence from `first` on.
+
+        Args:
+            tokens: int32[tokens].
+
+        Returns:
+            int64[tokens - first].
+        """
+
+    def tokenize(self, text: str) -> np.ndarray:
+        """Token ids, int32[tokens], BOS first where the vocabulary adds it; spelled-out control tokens are text."""
+
+    def __enter__(self) -> LanguageModel: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_model(path: Path, threads: int | None = None, hf_config: Path | None = None) -> LanguageModel:
+    """Load a model.
+
+    Args:
+        path: a GGUF file (of a split model its first part), a Hugging Face folder, or a Megatron folder.
+        threads: threads to work with; None takes every usable core.
+        hf_config: for a Megatron folder, see `convert.layouts.megatron.open_megatron`; unused for others.
+
+    Raises:
+        OSError: the file cannot be opened.
+        SourceError, FormatError, MappingError: it cannot be loaded, with the reason.
+        UsageError: torch or transformers, which run folders, are not installed.
+    """
+    if path.is_dir():
+        from validate.models.original import Original
+
+        return Original(path, threads, _for_megatron(path, hf_config))
+    from validate.models.runtime import Runtime
+
+    return Runtime(path, threads)
+
+
+def check_models(paths: Sequence[Path], hf_config: Path | None = None) -> None:
+    """Look at the headers of every model before the first is run: what is wrong with the last one is told at once.
+
+    Raises:
+        OSError, SourceError, FormatError, MappingError: as `open_model`, as far as headers tell.
+        UsageError: `hf_config` where none of them is a Megatron folder.
+    """
+    from convert.layouts import open_checkpoint
+    from validate.models.header import check_header
+
+    if hf_config is not None and all(_for_megatron(path, hf_config) is None for path in paths):
+        raise UsageError("none of these is a Megatron checkpoint", "leave --hf-config out")
+    for path in paths:
+        if path.is_dir():
+            open_checkpoint(path, _for_megatron(path, hf_config))
+        else:
+            check_header(path)
+
+
+def _for_megatron(path: Path, hf_config: Path | None) -> Path | None:
+    from convert.layouts.megatron import is_megatron
+
+    return hf_config if is_megatron(path) else None

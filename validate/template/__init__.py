@@ -1,0 +1,1 @@
+"""Whether conversations become the tokens that they become in the reference."""

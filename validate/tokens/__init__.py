@@ -1,0 +1,1 @@
+"""Whether text becomes the ids that it becomes in the reference."""

@@ -1,0 +1,251 @@
+"""Tokenizers side by side: llama.cpp, mistral-common, SentencePiece and tokenizers, asked the same questions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from convert.documents import read_object, read_object_if_any
+from convert.errors import FormatError, SourceError
+from convert.tokenizer import TokenType, Vocabulary, versioned_sentencepiece
+from convert.tokenizer.added import named_special_tokens, read_added_tokens
+from convert.tokenizer.pretokenizer import pre_tokenizer_named, split_in_llama_cpp
+from convert.tokenizer.sentencepiece import without_user_defined
+from convert.tokenizer.tekken import load_tekken
+from validate.models.runtime import Runtime
+from validate.tokens.corpus import special_tokens
+from validate.tokens.text_tokenizer import InParts, TextTokenizer, Variant
+
+if TYPE_CHECKING:
+    from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+
+    from validate.tokens.sources import TokenizerSource
+
+_SPLIT = (
+    "llama_cpp_split",
+    "llama.cpp's form of this split has no combining marks among the letters, and knows the case of ASCII letters only",
+)
+_SYMBOLS = (
+    "llama_cpp_symbols",
+    "SentencePiece finds the symbols that its model lists, such as [REF], in any text; llama.cpp would put a space "
+    "after each, so that files for it have them as ordinary tokens",
+)
+_SPACES = (
+    "leading_space",
+    "tokenizer.json puts a space before the beginning of a text only, and before none that begins with a space; "
+    "SentencePiece and llama.cpp put one before each stretch of text",
+)
+
+
+class LlamaCpp(TextTokenizer):
+    """The vocabulary of a GGUF file in llama.cpp."""
+
+    name = "llama.cpp"
+
+    def __init__(self, path: Path, vocabulary: Vocabulary) -> None:
+        if vocabulary.model == "llama":
+            _check_bytes(vocabulary)
+        self.vocabulary = vocabulary
+        self._runtime = Runtime(path, vocabulary_only=True)
+
+    def encode(self, text: str, *, parse_special: bool = False, add_special: bool = False) -> list[int]:
+        return self._runtime.tokenize(text, add_special=add_special, parse_special=parse_special).tolist()
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        return self._runtime.tokenize_prompt(prompt).tolist()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text = self._runtime.text(ids)
+        puts_space = self.vocabulary.model == "llama" and self.vocabulary.add_space_prefix is not False
+        return text.removeprefix(" ") if puts_space else text
+
+    def special_id(self, role: str) -> int | None:
+        # llama.cpp has a token for the unknown, but no function that tells it.
+        return self.vocabulary.id_of(role) if role == "unk" else self._runtime.special_id(role)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._runtime.__exit__(kind, error, trace)
+
+
+class MistralCommon(InParts):
+    """A tekken.json in mistral-common, which puts `<s>` before all that it encodes.
+
+    Args:
+        tekken: the tokenizer in it.
+        vocabulary: of the same checkpoint, for what the file does not say.
+        split: another regular expression than the file's to split text by.
+    """
+
+    name = "mistral-common"
+
+    def __init__(self, tekken: Tekkenizer, vocabulary: Vocabulary, split: str | None = None) -> None:
+        self._tekken, self.vocabulary = tekken, vocabulary
+        special = {tekken.id_to_piece(number): number for number in range(tekken.num_special_tokens)}
+        super().__init__(special, adds_bos=True, adds_eos=False)
+        self._plain = self._as_it_is if split is None else self._split_otherwise(split)
+
+    def _as_it_is(self, text: str) -> list[int]:
+        return self._tekken.encode(text, bos=False, eos=False)
+
+    def _split_otherwise(self, split: str) -> Callable[[str], list[int]]:
+        import tiktoken
+
+        first, last = self._tekken.num_special_tokens, self._tekken.n_words
+        ranks = {self._tekken.id_to_byte_piece(number): number - first for number in range(first, last)}
+        encoding = tiktoken.Encoding("changed", pat_str=split, mergeable_ranks=ranks, special_tokens={})
+        return lambda text: [rank + first for rank in encoding.encode_ordinary(text)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
+
+        return self._tekken.decode(list(ids), special_token_policy=SpecialTokenPolicy.KEEP)
+
+    def special_id(self, role: str) -> int | None:
+        own = {"bos": self._tekken.bos_id, "eos": self._tekken.eos_id, "unk": self._tekken.unk_id}
+        return own[role] if role in own else super().special_id(role)
+
+    def variants(self, other: TextTokenizer) -> Iterator[Variant]:
+        if isinstance(other, LlamaCpp):
+            yield Variant(*_SPLIT, MistralCommon(self._tekken, self.vocabulary, split_in_llama_cpp("tekken")))
+
+
+class SentencePiece(InParts):
+    """A SentencePiece file, run by the library that mistral-common runs those of Mistral with.
+
+    Args:
+        model: content of the file.
+        vocabulary: the same as a value.
+    """
+
+    name = "sentencepiece"
+
+    def __init__(self, model: bytes, vocabulary: Vocabulary) -> None:
+        try:
+            import sentencepiece
+        except ImportError as error:
+            raise SourceError(
+                f"{vocabulary.source}: the package sentencepiece is not installed", "pip install 'mconv[original]'"
+            ) from error
+        self._model, self.vocabulary = model, vocabulary
+        self._processor = sentencepiece.SentencePieceProcessor()
+        self._processor.LoadFromSerializedProto(model)
+        self._plain = self._processor.Encode
+        adds = vocabulary.add_special
+        special = {text: number for number, text in special_tokens(vocabulary).items()}
+        super().__init__(special, adds.get("bos", True), adds.get("eos", False))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._processor.Decode(list(ids))
+
+    def variants(self, other: TextTokenizer) -> Iterator[Variant]:
+        if isinstance(other, LlamaCpp):
+            yield Variant(*_SYMBOLS, SentencePiece(without_user_defined(self._model), self.vocabulary))
+
+
+class HuggingFace(TextTokenizer):
+    """A tokenizer.json in tokenizers, with the tokens that transformers adds from the files beside it.
+
+    Args:
+        changes: members of the file to be used in place of its own.
+    """
+
+    name = "tokenizers"
+
+    def __init__(self, path: Path, vocabulary: Vocabulary, changes: Mapping[str, Any] | None = None) -> None:
+        from tokenizers import AddedToken, Tokenizer
+
+        content = read_object(path)
+        try:
+            self._tokenizer = Tokenizer.from_str(json.dumps({**content, **(changes or {})}))
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise FormatError(f"{path.name}: tokenizers refuses it ({error})", "fetch the file again") from error
+        self._path, self.vocabulary, self._content = path, vocabulary, content
+        known = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
+        for text, special in _added_beside(path.parent, len(vocabulary.tokens)):
+            if text not in known:
+                self._tokenizer.add_tokens([AddedToken(text, special=special, normalized=False)])
+
+    def encode(self, text: str, *, parse_special: bool = False, add_special: bool = False) -> list[int]:
+        self._tokenizer.encode_special_tokens = not parse_special
+        return self._tokenizer.encode(text, add_special_tokens=add_special).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def variants(self, other: TextTokenizer) -> Iterator[Variant]:
+        split = split_in_llama_cpp(self.vocabulary.pre)
+        if isinstance(other, LlamaCpp) and split is not None:
+            steps = pre_tokenizer_named(self.vocabulary.pre)
+            steps["pretokenizers"][0]["pattern"] = {"Regex": split}
+            yield Variant(*_SPLIT, self._with(pre_tokenizer=steps))
+        step = self._content.get("pre_tokenizer") or {}
+        at_first = (step.get("type"), step.get("prepend_scheme")) == ("Metaspace", "first")
+        if not isinstance(other, HuggingFace) and at_first:
+            mark = step["replacement"]
+            replace = {"type": "Replace", "pattern": {"String": " "}, "content": mark}
+            normalizer = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": mark}, replace]}
+            yield Variant(*_SPACES, self._with(normalizer=normalizer, pre_tokenizer=None))
+
+    def _with(self, **changes: Any) -> HuggingFace:
+        return HuggingFace(self._path, self.vocabulary, changes)
+
+
+def artifact_tokenizer(source: TokenizerSource) -> TextTokenizer:
+    """What a user of the artifact gets: llama.cpp for a GGUF file, else what transformers picks in a folder.
+
+    Raises:
+        SourceError, FormatError: a file that the library cannot read.
+    """
+    if source.folder is None:
+        return LlamaCpp(source.path, source.vocabulary)
+    if (path := source.folder / "tokenizer.json").is_file():
+        return HuggingFace(path, source.vocabulary)
+    return reference_tokenizer(source)
+
+
+def reference_tokenizer(source: TokenizerSource, beside: TextTokenizer | None = None) -> TextTokenizer:
+    """The reference's own tokenizer: Mistral's before Hugging Face's copy of it.
+
+    Args:
+        source: the reference.
+        beside: what it will be held against. Where both have a tokenizer.json, that is what is compared, and not one
+            library with another.
+
+    Raises:
+        SourceError, FormatError: a file that the library cannot read.
+    """
+    if source.folder is None:
+        return LlamaCpp(source.path, source.vocabulary)
+    if (path := source.folder / "tekken.json").is_file():
+        return MistralCommon(load_tekken(path), source.vocabulary)
+    path, model = source.folder / "tokenizer.json", source.folder / "tokenizer.model"
+    if path.is_file() and (isinstance(beside, HuggingFace) or not model.is_file()):
+        return HuggingFace(path, source.vocabulary)
+    found = model if model.is_file() else versioned_sentencepiece(source.folder)
+    if found is None:
+        raise SourceError(f"{source.folder}: no tokenizer file", "put the tokenizer of the model there")
+    return SentencePiece(found.read_bytes(), source.vocabulary)
+
+
+def _added_beside(folder: Path, vocab_size: int) -> Iterator[tuple[str, bool]]:
+    """Tokens that tokenizer_config.json adds, and whether each is special; see `convert.tokenizer.bpe`."""
+    for token in read_added_tokens(folder, vocab_size):
+        yield token.text, token.type is TokenType.CONTROL
+    for text in named_special_tokens(read_object_if_any(folder / "tokenizer_config.json")):
+        yield text, True
+
+
+def _check_bytes(vocabulary: Vocabulary) -> None:
+    """llama.cpp ends the process at a character for which such a vocabulary has neither a token nor its bytes."""
+    known = set(vocabulary.tokens)
+    for byte in range(256):
+        if f"<0x{byte:02X}>" not in known and (byte > 0x7F or chr(byte) not in known):
+            raise FormatError(
+                f"{vocabulary.source}: no token for the byte 0x{byte:02X}",
+                "convert it again from a tokenizer with byte fallback",
+            )

@@ -1,0 +1,1 @@
+"""Every tensor of an artifact against its reference; no model is run."""

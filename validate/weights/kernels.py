@@ -1,0 +1,127 @@
+"""Loops over values, compiled: error sums, and blocks that no encoder would have written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from convert.types import BlockType
+from validate.weights.errors import LIMITS, Sums
+
+# A block of weaker weights than this may be all zeros: the scale is stored as float16.
+_FAINT = 1e-5
+_compiling = Lock()
+
+
+def measure(found: np.ndarray, reference: np.ndarray) -> Sums:
+    """Sums over two float32 arrays of one shape. They are not finite where a value is not."""
+    out = np.zeros(7)
+    _compiled(_sum)(found.reshape(-1), reference.reshape(-1), out)
+    return Sums(found.size, *out.tolist())
+
+
+def damaged_blocks(kind: BlockType, found: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Which blocks are further from the reference than their own scales explain: see `Limits`.
+
+    Args:
+        found: float32 (blocks, weights of a block), decoded.
+        reference: the same of the reference.
+
+    Returns:
+        bool (blocks,).
+    """
+    limits = LIMITS[kind]
+    flags = np.zeros(len(found), np.bool_)
+    settings = (limits.block, limits.run, float(limits.steps), limits.nearest)
+    _compiled(_flag)(found, reference, *settings, flags)
+    return flags
+
+
+def prepare() -> None:
+    """Compile, or load from the cache, so that no later call waits for a compiler."""
+    _compiled(_sum)
+    _compiled(_flag)
+
+
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    with _compiling:
+        return _compile(function)
+
+
+@cache
+def _compile(function: Callable[..., None]) -> Callable[..., None]:
+    from numba import boolean, float32, float64, intp, void
+
+    from quantize.kernels.jit import compile_kernel
+
+    values, blocks, sums, flags = float32[::1], float32[:, ::1], float64[::1], boolean[::1]
+    signatures: dict[Callable[..., None], Any] = {
+        _sum: void(values, values, sums),
+        _flag: void(blocks, blocks, float64, intp, float64, float64, flags),
+    }
+    # Sums in any order: they are for people to read, and eight of them at once keep up with the memory.
+    flags_ = {_sum: {"reassoc", "contract"}, _flag: {"reassoc", "contract", "nnan", "nsz"}}
+    return compile_kernel(function, signatures[function], fastmath=frozenset(flags_[function]))
+
+
+def _sum(found: np.ndarray, reference: np.ndarray, out: np.ndarray) -> None:
+    total = of_reference = squares = reference_squares = products = errors = 0.0
+    largest = np.int32(0)
+    for i in range(found.size):
+        a, r = np.float64(found[i]), np.float64(reference[i])
+        total += a
+        of_reference += r
+        squares += a * a
+        reference_squares += r * r
+        products += a * r
+        errors += (a - r) * (a - r)
+        # The bits of positive floats are in their order, and integers have a vector maximum.
+        largest = max(largest, np.float32(found[i] - reference[i]).view(np.int32) & np.int32(0x7FFFFFFF))
+    out[0], out[1], out[2], out[3], out[4], out[5] = total, of_reference, squares, reference_squares, products, errors
+    out[6] = np.int32(largest).view(np.float32)
+
+
+def _flag(
+    found: np.ndarray,
+    reference: np.ndarray,
+    block: float,
+    run: int,
+    steps: float,
+    nearest: float,
+    flags: np.ndarray,
+) -> None:
+    blocks, weights = found.shape
+    for b in range(blocks):
+        error = power = 0.0
+        for i in range(weights):
+            a, r = np.float64(found[b, i]), np.float64(reference[b, i])
+            error += (a - r) * (a - r)
+            power += r * r
+        if power > weights * _FAINT * _FAINT and error >= block * block * power:
+            flags[b] = True
+        start = 0
+        while run > 0 and start < weights and not flags[b]:
+            low = high = found[b, start]
+            for i in range(start, start + run):
+                low, high = min(low, found[b, i]), max(high, found[b, i])
+            widest = np.float32(0.0)
+            for i in range(start, start + run):
+                a, r = found[b, i], reference[b, i]
+                clamped = (a == high and r > a) or (a == low and r < a)
+                widest = max(widest, np.float32(0.0) if clamped else abs(a - r))
+            # The smallest step is no smaller than this, which settles most runs.
+            if widest * steps > nearest * (high - low):
+                # One less than the bits of the smallest difference, so that none at all is the largest of numbers.
+                least = np.uint32(0xFFFFFFFF)
+                for i in range(start + 1, start + run):
+                    for j in range(start, i):
+                        apart = np.float32(found[b, j] - found[b, i]).view(np.uint32) & np.uint32(0x7FFFFFFF)
+                        least = min(least, np.uint32(apart - np.uint32(1)))
+                flags[b] = least != np.uint32(0xFFFFFFFF) and widest > nearest * np.uint32(least + np.uint32(1)).view(
+                    np.float32
+                )
+            start += run

@@ -1,0 +1,57 @@
+"""Tensors that hold each other's values, as findings: one a pair, an expert or a layer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+
+from validate.findings import Finding
+from validate.weights.pairs import Place
+
+
+def moved_findings(moves: Mapping[str, str], places: Mapping[str, Place]) -> list[Finding]:
+    """Findings about tensors that hold what belongs elsewhere.
+
+    Args:
+        moves: canonical name to that of the tensor of the reference that it holds.
+        places: every tensor that was compared, by canonical name.
+    """
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for name, other in moves.items():
+        unit, other_unit = _units(places[name], places[other])
+        kind = _kind(places[name], places[other], moves)
+        # The second of two that changed places is told with the first.
+        if moves.get(other) != name or (kind, other_unit, unit) not in groups:
+            groups.setdefault((kind, unit, other_unit), []).append(name)
+    units = ((place.layer_name, place.expert_name, place.stack_name) for place in places.values())
+    sizes = Counter(unit for names in units for unit in set(names))
+    findings = []
+    for (kind, unit, other_unit), names in groups.items():
+        if len(names) > 1 and 2 * len(names) >= sizes[unit]:
+            what = f"{unit}: {_said(kind, other_unit)} ({len(names)} tensors)"
+            findings.append(Finding("weights", kind, unit, what))
+            continue
+        for name in names:
+            what = f"{name} ({places[name].gguf}): {_said(kind, moves[name])}"
+            findings.append(Finding("weights", kind, name, what))
+    return findings
+
+
+def _kind(place: Place, other: Place, moves: Collection[str]) -> str:
+    if other.name not in moves:
+        return "duplicated"
+    is_expert = place.layer == other.layer and place.kind == other.kind and place.expert != other.expert
+    return "experts_swapped" if is_expert else "swapped"
+
+
+def _units(place: Place, other: Place) -> tuple[str, str]:
+    """What the two belong to that sets them apart: layers, experts, stacks of experts."""
+    if place.layer != other.layer:
+        return place.layer_name, other.layer_name
+    if place.expert != other.expert:
+        return place.expert_name, other.expert_name
+    return place.stack_name, other.stack_name
+
+
+def _said(kind: str, other: str) -> str:
+    return f"holds {other} once more" if kind == "duplicated" else f"holds {other}, whose place is taken as well"

@@ -1,0 +1,203 @@
+"""An artifact's tensors beside their references: which belong together, which are missing, which have no place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from convert.checkpoint import Checkpoint
+from convert.families import family_named
+from convert.families.table import Family, Target, gguf_targets, source_names
+from convert.rearrange import ArrangedTensor, Rows
+from convert.spec import ModelSpec
+from convert.tensors import Tensor
+from validate.findings import Finding
+from validate.weights.artifact import Artifact, open_artifact
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor stands in a model.
+
+    Attributes:
+        name: canonical (Hugging Face) name.
+        gguf: name in a GGUF file.
+        layer, expert: numbers; None outside the layers and the experts.
+        order: of its rows in GGUF; None where it is Hugging Face's.
+    """
+
+    name: str
+    gguf: str
+    layer: int | None
+    expert: int | None
+    order: np.ndarray | None
+
+    @property
+    def kind(self) -> str:
+        """Its name in a GGUF file without layer and `.weight`: attn_q, ffn_down_exps, output_norm."""
+        return re.sub(r"^blk\.\d+\.", "", self.gguf).removesuffix(".weight")
+
+    @property
+    def layer_name(self) -> str:
+        """What the names of all tensors of its layer begin with; its own name outside the layers."""
+        return self.name if self.layer is None else self._head(1)
+
+    @property
+    def expert_name(self) -> str:
+        """What the names of all tensors of its expert begin with; its own name where it is of none."""
+        return self.name if self.expert is None else self._head(2)
+
+    @property
+    def stack_name(self) -> str:
+        """What stands for the names of a layer's experts together; its own name where it is of none."""
+        head = self.expert_name
+        return self.name if self.expert is None else f"{head.rpartition('.')[0]}.*{self.name.removeprefix(head)}"
+
+    def _head(self, numbers: int) -> str:
+        """The name up to its first or its second number."""
+        return "".join(re.findall(r".*?\.\d+(?=\.)", self.name)[:numbers])
+
+
+def places(family: Family, spec: ModelSpec) -> dict[str, Place]:
+    """Every place of a model by canonical name: first those outside the layers, then layer by layer."""
+    found = {}
+    for layer in (None, *range(spec.layers)):
+        for row in family.rows:
+            if ("{layer}" in row.hf) == (layer is not None):
+                order = row.arrange(spec) if row.arrange else None
+                for number, name in enumerate(source_names(row, layer or 0, spec)):
+                    expert = number if "{expert}" in row.hf else None
+                    found[name] = Place(name, row.gguf.format(layer=layer), layer, expert, order)
+    return found
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A tensor of the artifact and what it should be.
+
+    Attributes:
+        place: where it stands.
+        found: the artifact's tensor, its rows in Hugging Face's order.
+        reference: the reference's.
+        target: the tensor of a GGUF file that the reference's rows go into, stacked experts and all. An encoder takes
+            importance values by its name.
+    """
+
+    place: Place
+    found: Tensor
+    reference: Tensor
+    target: Target
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What there is to compare, and what is wrong before any weight is read.
+
+    Attributes:
+        pairs: in the order of the family's table.
+        missing: canonical names of the reference's tensors that the artifact lacks.
+        extra: names of the artifact's tensors that the reference lacks.
+        findings: about metadata, and about tensors that are missing, extra or of another shape.
+    """
+
+    pairs: tuple[Pair, ...]
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+def pair_tensors(path: Path, reference: Checkpoint, hf_config: Path | None) -> Pairs:
+    """Put the tensors of an artifact beside those of its reference; only headers are read.
+
+    Args:
+        path: a file or folder that exists.
+        hf_config: see `open_checkpoint`.
+
+    Raises:
+        MappingError: the reference is no whole model.
+    """
+    artifact = open_artifact(path, reference, hf_config)
+    if not artifact.tensors and any(finding.kind == "unreadable" for finding in artifact.findings):
+        return Pairs((), (), (), artifact.findings)
+    family = family_named(reference.spec.family)
+    known = places(family, reference.spec)
+    wanted = _wanted(artifact, reference, known)
+    pairs: list[Pair] = []
+    missing: list[Place] = []
+    findings = list(artifact.findings)
+    for target in gguf_targets(family, reference.spec, wanted):
+        group = [known[source.name] for source in target.rows.sources]
+        if target.name in artifact.misshapen:
+            findings.append(_misshapen(group, artifact.misshapen[target.name], target.shape))
+            continue
+        for place, source in zip(group, target.rows.sources, strict=True):
+            found = artifact.tensors.get(place.name)
+            if found is None:
+                missing.append(place)
+            elif found.shape != source.shape:
+                findings.append(_misshapen([place], found.shape, source.shape))
+            else:
+                pairs.append(Pair(place, found, source, target))
+    extra = (*(name for name in artifact.tensors if name not in wanted), *artifact.unknown)
+    findings += [*_missing(missing, [known[name] for name in wanted]), *map(_extra, extra)]
+    order = {name: number for number, name in enumerate(known)}
+    pairs.sort(key=lambda pair: order[pair.place.name])
+    return Pairs(tuple(pairs), tuple(place.name for place in missing), extra, tuple(findings))
+
+
+def _wanted(artifact: Artifact, reference: Checkpoint, known: Mapping[str, Place]) -> dict[str, Tensor]:
+    """The reference's tensors.
+
+    Where the output matrix is the token embedding, one layout leaves it out and another stores it twice.
+    """
+    tensors = dict(reference.tensors)
+    names = {place.gguf: name for name, place in known.items()}
+    output, embedding = names["output.weight"], names["token_embd.weight"]
+    if reference.spec.tied and output in artifact.tensors and output not in tensors:
+        whole = tensors[embedding]
+        tensors[output] = ArrangedTensor(output, whole.shape, Rows((whole,)), whole.position)
+    elif reference.spec.tied and artifact.tied and output not in artifact.tensors:
+        tensors.pop(output, None)
+    return tensors
+
+
+def _missing(missing: Iterable[Place], wanted: Iterable[Place]) -> Iterator[Finding]:
+    """One finding a tensor, a stack of experts, or a layer of which nothing is left."""
+    whole, lost = _by(lambda place: place.layer_name, wanted), _by(lambda place: place.layer_name, missing)
+    for layer, places_ in lost.items():
+        if len(places_) > 1 and len(places_) == len(whole[layer]):
+            what = f"{layer}: the layer is missing, all {len(places_)} tensors of it"
+            yield Finding("weights", "missing_tensor", layer, what)
+            continue
+        for gguf, group in _by(lambda place: place.gguf, places_).items():
+            subject = _subject(group)
+            yield Finding("weights", "missing_tensor", subject, f"{subject} ({gguf}) is missing")
+
+
+def _extra(name: str) -> Finding:
+    return Finding("weights", "extra_tensor", name, f"{name} has no place in the reference")
+
+
+def _misshapen(group: Sequence[Place], shape: tuple[int, ...], expected: tuple[int, ...]) -> Finding:
+    subject = _subject(group)
+    turned = len(shape) > 1 and shape == (*expected[:-2], expected[-1], expected[-2])
+    what = f"{subject}: shape {list(shape)}, and the reference has {list(expected)}"
+    if turned:
+        return Finding("weights", "transposed", subject, f"{what}: rows and columns changed places")
+    return Finding("weights", "wrong_shape", subject, what)
+
+
+def _by(key: Callable[[Place], str], found: Iterable[Place]) -> dict[str, list[Place]]:
+    groups: dict[str, list[Place]] = {}
+    for place in found:
+        groups.setdefault(key(place), []).append(place)
+    return groups
+
+
+def _subject(group: Sequence[Place]) -> str:
+    """The name of a tensor, or what stands for the names of several experts'."""
+    return group[0].name if len(group) == 1 else group[0].stack_name

@@ -1,0 +1,197 @@
+"""A row range of a tensor against its reference.
+
+Every row is encoded for itself, whatever the type. So rows compare in any order, and any range of them alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from convert.encodings import encode, find_not_finite, widen
+from convert.errors import QuantizationError
+from convert.tensors import row_count
+from convert.types import BlockType
+from quantize import ggml, kernels
+from quantize.encode import BlockEncoder
+from quantize.imatrix import ImportanceMatrix
+from validate.weights.comparison import MOST_EXAMPLES, Comparison, Difference
+from validate.weights.errors import LIMITS, Sums
+from validate.weights.kernels import damaged_blocks, measure
+from validate.weights.pairs import Pair
+from validate.weights.values import choose_rows, decode, read_scattered
+
+_SAMPLED_ROWS = 8
+# ggml searches for the scales of every other type, a few million weights a second: no speed to read a model at.
+_ENCODABLE = kernels.SUPPORTED | {"Q1_0", "Q2_0", "Q4_0", "Q4_1", "MXFP4", "NVFP4", "TQ1_0", "TQ2_0"}
+_WORDS: dict[BlockType, type[np.unsignedinteger]] = {
+    BlockType.F32: np.uint32,
+    BlockType.F16: np.uint16,
+    BlockType.BF16: np.uint16,
+}
+
+
+def is_lossless(pair: Pair) -> bool:
+    """Whether the artifact's type is a float type that holds every value of the reference's."""
+    return pair.found.dtype == "F32" or (
+        pair.found.dtype == pair.reference.dtype and pair.found.dtype in ("F16", "BF16")
+    )
+
+
+def is_encodable(pair: Pair) -> bool:
+    """Whether the reference can be encoded to the artifact's type at reading speed."""
+    return pair.found.dtype in _ENCODABLE
+
+
+def find_encoder(pair: Pair, matrix: ImportanceMatrix | None) -> BlockEncoder | None:
+    """The encoder that wrote a tensor: with or without importance, whichever gives more blocks of a few rows.
+
+    Returns:
+        None where neither gives most of them.
+
+    Raises:
+        QuantizationError: the importance matrix has an entry for the tensor, but of another size.
+    """
+    kind = BlockType[pair.found.dtype]
+    weighs = matrix is not None and matrix.weights_of(pair.target.name, pair.target.shape) is not None
+    rows = choose_rows(pair.reference, _SAMPLED_ROWS)
+    blocks = read_scattered(pair.found, rows).reshape(-1, kind.block_bytes)
+    source = read_scattered(pair.reference, rows)
+    best, most = None, 0.5
+    for encoder in (BlockEncoder(matrix), BlockEncoder(None)) if weighs else (BlockEncoder(None),):
+        expected = _encode(encoder, pair, source, 0)
+        equal = 0.0 if expected is None else float((blocks == expected).all(axis=1).mean())
+        if equal > most:
+            best, most = encoder, equal
+    return best
+
+
+def compare_floats(pair: Pair, start: int, stop: int, *, measured: bool) -> Comparison:
+    """Rows [start, stop) of a float type against the reference's, widened or rounded to it.
+
+    Args:
+        measured: whether errors are wanted even if all bytes are equal.
+    """
+    kind = BlockType[pair.found.dtype]
+    stored, source = pair.found.read(start, stop), pair.reference.read(start, stop)
+    if BlockType[pair.reference.dtype].is_quantized:
+        source = decode(pair.reference, source)
+    rounded = encode(kind, source)
+    found, expected = stored.view(_WORDS[kind]), rounded.view(_WORDS[kind])
+    places = np.flatnonzero((found != expected).reshape(-1))
+    changed = found.reshape(-1)[places] ^ expected.reshape(-1)[places]
+    values, truth = widen(stored.reshape(-1)[places]), widen(rounded.view(stored.dtype).reshape(-1)[places])
+    examples = (
+        Difference(
+            start + place // found.shape[1],
+            place % found.shape[1],
+            float(values[i]),
+            float(truth[i]),
+            f"bit {_bit(changed[i])}" if np.bitwise_count(changed[i]) == 1 else "",
+        )
+        for i, place in enumerate(places[:MOST_EXAMPLES].tolist())
+    )
+    return Comparison(
+        sums=measure(widen(stored), widen(source)) if measured else Sums(found.size),
+        units=found.size,
+        unequal=len(places),
+        bits=int(np.bitwise_count(changed).sum()),
+        examples=tuple(examples),
+        not_finite=_not_finite(stored, start),
+    )
+
+
+def compare_blocks(pair: Pair, start: int, stop: int, encoder: BlockEncoder | None) -> Comparison:
+    """Rows [start, stop) of a quantized type against the reference's.
+
+    Args:
+        encoder: what wrote the blocks. Without it every block counts as unequal.
+    """
+    kind = BlockType[pair.found.dtype]
+    stored, source = pair.found.read(start, stop), pair.reference.read(start, stop)
+    values = decode(pair.found, stored)
+    found, reference = _in_blocks(kind, values), _in_blocks(kind, decode(pair.reference, source))
+    blocks = stored.reshape(-1, kind.block_bytes)
+    expected = None if encoder is None else _encode(encoder, pair, source, start)
+    changed = np.zeros_like(blocks) if expected is None else blocks ^ expected
+    unequal = np.arange(len(blocks)) if expected is None else np.flatnonzero(changed.any(axis=1))
+    if expected is None:
+        damaged = np.flatnonzero(damaged_blocks(kind, found, reference))
+    else:
+        damaged = unequal[damaged_blocks(kind, found[unequal], reference[unequal])]
+    examples = []
+    for block in (damaged if len(damaged) or expected is None else unequal)[:MOST_EXAMPLES].tolist():
+        truth = reference[block] if expected is None else _block_values(pair, expected[block])
+        column = _worst(kind, found[block], truth) if expected is None else int(np.abs(found[block] - truth).argmax())
+        row, place = divmod(block, values.shape[1] // kind.block_weights)
+        examples.append(
+            Difference(
+                start + row,
+                place * kind.block_weights + column,
+                float(found[block, column]),
+                float(truth[column]),
+                _block_bit(changed[block]),
+            )
+        )
+    sums = measure(values, reference.reshape(values.shape))
+    return Comparison(
+        sums=sums,
+        units=len(blocks),
+        unequal=len(unequal),
+        bits=int(np.bitwise_count(changed).sum()),
+        damaged=len(damaged),
+        examples=tuple(examples),
+        not_finite=None if np.isfinite(sums.squared_errors) else _not_finite(values, start),
+    )
+
+
+def _encode(encoder: BlockEncoder, pair: Pair, source: np.ndarray, start: int) -> np.ndarray | None:
+    """The blocks of the reference's rows from `start` on; None where they cannot be encoded."""
+    kind = BlockType[pair.found.dtype]
+    # What an encoder makes of NaN is not defined.
+    if source.dtype != np.uint8 and find_not_finite(source) is not None:
+        return None
+    first_row = (pair.place.expert or 0) * row_count(pair.reference.shape) + start
+    try:
+        return encoder(pair.target, (kind,), source, first_row)[kind].reshape(-1, kind.block_bytes)
+    except QuantizationError:
+        return None
+
+
+def _in_blocks(kind: BlockType, values: np.ndarray) -> np.ndarray:
+    return values.reshape(-1, kind.block_weights)
+
+
+def _block_values(pair: Pair, block: np.ndarray) -> np.ndarray:
+    kind = BlockType[pair.found.dtype]
+    values = np.empty((1, kind.block_weights), np.float32)
+    ggml.dequantize_rows(kind, block.reshape(1, -1), values)
+    return values[0]
+
+
+def _worst(kind: BlockType, found: np.ndarray, reference: np.ndarray) -> int:
+    """The value of a damaged block that is furthest off for the range of its run, clamped ones aside."""
+    runs = found.reshape(-1, LIMITS[kind].run or len(found))
+    low, high = runs.min(axis=1, keepdims=True), runs.max(axis=1, keepdims=True)
+    truth = reference.reshape(runs.shape)
+    clamped = ((runs == low) & (truth < low)) | ((runs == high) & (truth > high))
+    errors = np.abs(runs - truth)
+    with np.errstate(all="ignore"):
+        inside = np.where(clamped, 0, errors / (high - low))
+    return int((inside if np.isfinite(inside).any() and inside.max() > 0 else errors).argmax())
+
+
+def _block_bit(changed: np.ndarray) -> str:
+    """The bit of a block, where one alone differs."""
+    if int(np.bitwise_count(changed).sum()) != 1:
+        return ""
+    byte = int(changed.argmax())
+    return f"byte {byte}, bit {_bit(changed[byte])} of its block"
+
+
+def _bit(word: np.unsignedinteger) -> int:
+    return int(word).bit_length() - 1
+
+
+def _not_finite(rows: np.ndarray, start: int) -> tuple[int, int, float] | None:
+    place = find_not_finite(rows)
+    return None if place is None else (start + place[0], place[1], float(widen(rows)[place]))

@@ -1,0 +1,44 @@
+"""A square tensor as it would be, had somebody transposed it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from convert.tensors import Tensor
+from validate.weights.values import read_values, row_ranges
+
+
+@dataclass(frozen=True)
+class TransposedTensor:
+    """A `convert.tensors.Tensor` whose rows are the columns of another: any range of them takes a pass over that."""
+
+    source: Tensor
+
+    @property
+    def name(self) -> str:
+        """The source's name."""
+        return self.source.name
+
+    @property
+    def dtype(self) -> str:
+        """Always F32."""
+        return "F32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The source's shape, which is square."""
+        return self.source.shape
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The source's place."""
+        return self.source.position
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop): columns of the source."""
+        rows = np.empty((stop - start, self.shape[1]), np.float32)
+        for low, high in row_ranges(self.source):
+            rows[:, low:high] = read_values(self.source, low, high)[:, start:stop].T
+        return rows

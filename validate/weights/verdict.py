@@ -1,0 +1,92 @@
+"""What a comparison says of a tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from convert.types import BlockType
+from validate.findings import Severity
+from validate.weights.comparison import MOST_EXAMPLES, Comparison
+from validate.weights.errors import LIMITS, Sums
+
+Status = Literal["exact", "quantized", "different"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a tensor.
+
+    Attributes:
+        kind: of the finding.
+        what: for a person, to follow the tensor's name.
+        other: the tensor of the reference that it holds instead; empty where it holds none.
+        severity: of the finding.
+    """
+
+    kind: str
+    what: str
+    other: str = ""
+    severity: Severity = "fail"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a tensor is.
+
+    Attributes:
+        status: `exact`: the bytes that encoding the reference gives; `quantized`: an encoding of the reference by
+            somebody else, within the errors of its type; `different`: neither.
+        fault: what is wrong, where a few values are; None where all are others, which takes another look.
+    """
+
+    status: Status
+    fault: Fault | None = None
+
+
+def judge(kind: BlockType, compared: Comparison, encoder_known: bool) -> Verdict:
+    """The verdict on a tensor.
+
+    Args:
+        kind: type of the artifact's tensor.
+        encoder_known: whether its blocks were held against those of the encoder that wrote them.
+    """
+    if compared.not_finite is not None:
+        row, column, value = compared.not_finite
+        return Verdict("different", Fault("not_finite", f"row {row}, column {column} is {value}"))
+    if not compared.unequal:
+        return Verdict("exact")
+    if not kind.is_quantized:
+        few = compared.unequal <= min(MOST_EXAMPLES, max(1, compared.units // 8))
+        return Verdict("different", _damage(compared, compared.unequal, "values") if few else None)
+    # Builds of one encoder may choose different codes, each as good as the other: such blocks are unequal and sound.
+    # A single bit is no such choice.
+    wrong = compared.damaged or int(encoder_known and compared.bits == 1)
+    if 0 < wrong <= max(1, compared.units // 100):
+        return Verdict("different", _damage(compared, wrong, "blocks"))
+    sound = is_sound(kind, compared.sums)
+    if sound and encoder_known and wrong:
+        return Verdict("different", _damage(compared, wrong, "blocks"))
+    return Verdict("quantized" if sound else "different")
+
+
+def is_sound(kind: BlockType, sums: Sums) -> bool:
+    """Whether an encoder of the type may make such errors."""
+    return sums.relative_rmse <= LIMITS[kind].relative_rmse and abs(sums.factor - 1) <= factor_slack(sums)
+
+
+def factor_slack(sums: Sums) -> float:
+    """How far from 1 the factor of a quantized tensor may be: the more is rounded away, the smaller it gets.
+
+    Seen with ggml (see LIMITS): up to 2 squares of the relative RMSE, and up to 8 where that is below 0.03.
+    """
+    return 4 * sums.scaled_rmse**2 + 0.01
+
+
+def _damage(compared: Comparison, count: int, units: str) -> Fault:
+    first = compared.examples[0]
+    where = f"row {first.row}, column {first.column} is {first.found:.6g} and should be {first.expected:.6g}"
+    if compared.bits == 1:
+        return Fault("bit_flip", f"one bit differs, {first.bit}: {where}")
+    kind = "bit_flip" if count <= MOST_EXAMPLES else "different"
+    return Fault(kind, f"{count} of {compared.units} {units} damaged: {where}")
