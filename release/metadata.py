@@ -29,7 +29,7 @@ def card_metadata(recipe: Recipe, material: Material) -> dict[str, Any]:
             "license_link": link,
             "base_model": base,
             "base_model_relation": "quantized" if base else None,
-            "quantized_by": recipe.quantized_by,
+            "quantized_by": _one_line(recipe.quantized_by),
             "library_name": "gguf",
             "pipeline_tag": "text-generation",
             "language": _languages(recipe, material),
@@ -46,12 +46,14 @@ def base_model(recipe: Recipe, material: Material) -> str | None:
 
 def licence_of(recipe: Recipe, material: Material) -> tuple[str | None, str | None, str | None]:
     """The Hub's name of the licence, the name that it has there if that is "other", and where its text is."""
-    if recipe.licence is not None:
-        return recipe.licence, recipe.licence_name, recipe.licence_link
-    said = material.text("general.license") or ""
-    licence = said if _LICENCE.fullmatch(said) else None
-    name, link = (material.text(f"general.license.{key}") for key in ("name", "link"))
-    return licence, _one_line(name), _one_line(link)
+    licence, name, link = recipe.licence, recipe.licence_name, recipe.licence_link
+    if licence is None:
+        keys = ("license", "license.name", "license.link")
+        licence, name, link = (material.text(f"general.{key}") for key in keys)
+    # Only what the Hub has no name for has a name of its own.
+    if licence is None or not _LICENCE.fullmatch(licence):
+        return None, None, None
+    return licence, *((_one_line(name), _one_line(link)) if licence == "other" else (None, None))
 
 
 def _languages(recipe: Recipe, material: Material) -> list[str]:

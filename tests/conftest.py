@@ -14,6 +14,7 @@ from pathlib import Path
 import checkpoints
 import click
 import pytest
+import releases
 
 from convert.console import run_command
 
@@ -86,6 +87,16 @@ def mistral3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ministral3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Ministral 3 in small: YaRN, scaled queries, tied, tekken.json alone."""
     return checkpoints.ministral3(tmp_path_factory.mktemp("models") / "ministral3")
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe of a release of the bundled example that is built and checked beside it. Not to be changed."""
+    recipe = releases.write_recipe(tmp_path_factory.mktemp("released") / "recipe.toml")
+    for step in ("build", "check"):
+        ended = releases.mrelease(step, recipe)
+        assert ended.returncode == 0, ended.stderr
+    return recipe
 
 
 @pytest.fixture(scope="session")

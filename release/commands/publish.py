@@ -65,7 +65,7 @@ def command(
     else:
         _refuse("of a recipe, which says it", repo=repo, private=private, tag=tag)
         publication = _publish_recipe(target, folder, accepted, no_pr=no_pr, dry_run=dry_run)
-    report_publication(publication, dry_run=dry_run, as_json=as_json)
+    report(publication, dry_run=dry_run, as_json=as_json)
 
 
 def _refuse(of_what: str, **options: object) -> None:
@@ -103,7 +103,8 @@ def _publish_recipe(
     with working(recipe, folder, None) as work:
         fail_on_gates(work.require_checked(), accepted)
         work.check(accepted)
-        return publish(work, accepted, no_pr=no_pr, dry_run=False)
+    # Publishing locks the folder for itself.
+    return publish(work, accepted, no_pr=no_pr, dry_run=False)
 
 
 def publish(work: Work, accepted: str | None, *, no_pr: bool, dry_run: bool) -> Publication:
@@ -129,7 +130,7 @@ def publish(work: Work, accepted: str | None, *, no_pr: bool, dry_run: bool) -> 
     )
 
 
-def report_publication(publication: Publication, *, dry_run: bool, as_json: bool) -> None:
+def report(publication: Publication, *, dry_run: bool, as_json: bool) -> None:
     """Print what a publication did, or in a dry run would do."""
     if as_json:
         emit_json({"dry_run": dry_run, **publication.to_json()})

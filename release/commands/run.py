@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from release.commands.publish import no_pr_option, publish, report_publication
+from release.commands.publish import no_pr_option, publish, report
 from release.commands.shared import (
     accept_option,
     dry_run_option,
@@ -52,4 +52,4 @@ def command(
     with working(recipe, folder, threads) as work:
         work.build()
         fail_on_gates(work.check(accepted), accepted)
-        report_publication(publish(work, accepted, no_pr=no_pr, dry_run=False), dry_run=False, as_json=as_json)
+    report(publish(work, accepted, no_pr=no_pr, dry_run=False), dry_run=False, as_json=as_json)

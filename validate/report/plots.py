@@ -46,6 +46,8 @@ def size_plot(report: Report) -> str | None:
             offset = (8, -11) if place % 2 else (8, 5)
             axes.annotate(artifact["type"], (size, kl), textcoords="offset points", xytext=offset, color=_INK)
         axes.set_yscale("log")
+        # Powers of ten would be formulas, which nothing here typesets.
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.margins(x=0.15, y=0.2)
         axes.set_xlabel(f"size, {word}")
         axes.set_ylabel("mean KL divergence, nats a token")
@@ -123,6 +125,8 @@ def percentile_plot(report: Report) -> str | None:
                 **_look(report, row["file"]),
             )
         axes.set_yscale("log")
+        # Powers of ten would be formulas, which nothing here typesets.
+        axes.yaxis.set_major_formatter("{x:g}")
         labels = [name.replace("p", "").replace("_", ".") + (" %" if name[0] == "p" else "") for name in _PERCENTILES]
         axes.set_xticks(range(len(_PERCENTILES)), labels)
         names = [f"{_DASH_NAMES[place % 4]}: {_shortened(PurePath(text).name)}" for place, text in enumerate(texts)]
