@@ -143,7 +143,8 @@ def _numbered(
         experts = {int(found[0]) for key in values if (found := _expert(key))}
         first_expert = rank[2] * len(experts)
         for key, value in values.items():
-            key = _LAYER.sub(lambda found, first=first_layer: str(int(found[0]) + first), key)  # type: ignore[misc]
+            if layer := _LAYER.search(key):
+                key = f"{key[: layer.start()]}{first_layer + int(layer[0])}{key[layer.end() :]}"
             expert = _expert(key)
             if expert:
                 head = key[: key.rindex(".experts.")]
