@@ -193,7 +193,7 @@ def test_provenance_comes_from_the_card_and_names_no_path(dense: Path, tmp_path:
     assert str(tmp_path).encode() not in (tmp_path / "a.gguf").read_bytes()
 
 
-@pytest.mark.parametrize("module", ["convert", "quantize", "validate"])
+@pytest.mark.parametrize("module", ["convert", "quantize", "validate", "release"])
 def test_help_imports_nothing_heavy(module: str) -> None:
     heavy = {"numpy", "torch", "numba", "llama_cpp", "gguf", "transformers", "mistral_common"}
     code = f"import sys, {module}.cli; print(*sorted({heavy!r} & set(sys.modules)))"
