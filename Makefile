@@ -14,7 +14,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/python examples/demo.py
 
 test: lint $(LLAMA_CPP)/.source
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .

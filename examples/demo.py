@@ -1,4 +1,4 @@
-"""The main job on the bundled example: convert, quantize to four types, measure and listen to each.
+"""The main job on the bundled example: convert, quantize to four types, prove each, and make a release of them.
 
     make demo
 
@@ -20,38 +20,43 @@ from convert.console import emit_table, format_bytes
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE / "tiny-mistral"
-TEXT = HERE / "tiny-mistral-eval.txt"
+RECIPE = HERE / "tiny-mistral-release.toml"
 OUTPUT = HERE.parent / "build" / "demo"
-TYPES = ("Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_XS")
-PROMPT = "Once upon a time"
-CHUNKS = 20
+RELEASE = OUTPUT / "tiny-mistral-GGUF"
 
 
 def main() -> None:
     """Run the commands and print the table."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    bf16 = OUTPUT / "tiny-mistral-BF16.gguf"
-    files = run("mconv", "hf-to-gguf", MODEL, bf16, "--overwrite")["files"]
-    types = [word for name in TYPES for word in ("--type", name)]
-    files += run("mquant", MODEL, *types, "--output-dir", OUTPUT, "--overwrite")["files"]
-    paths = [file["path"] for file in files]
-    measured = run("mval", "perplexity", *paths, "--text", TEXT, "--chunks", CHUNKS)["results"]
-    spoken = run("mval", "generate", *paths, "--prompt", PROMPT, "--max-tokens", 24)["results"]
-    texts = {result["file"]: result["text"] for result in spoken if not result["template"]}
+    run("mconv", "hf-to-gguf", MODEL, OUTPUT / "tiny-mistral-BF16.gguf", "--overwrite")
+    run("mrelease", "build", RECIPE, "--folder", RELEASE)
+    run("mrelease", "check", RECIPE, "--folder", RELEASE)
+    run("mrelease", "publish", RECIPE, "--folder", RELEASE, "--dry-run")
+    report = json.loads((RELEASE / "validation.json").read_text(encoding="utf-8"))
+    divergence = {row["file"]: row for row in report["kl"]["results"]}
+    answers = {
+        row["file"]: row["text"]
+        for row in report["generate"]["results"]
+        if not row["template"] and row["sampling"] is None
+    }
     click.echo()
     emit_table(
-        ["type", "size", "bits/weight", "perplexity", f"continues '{PROMPT}'"],
+        ["type", "size", "bits/weight", "perplexity", "mean KL", "same top", "continues 'Once upon a time'"],
         (
             [
-                file["type"],
-                format_bytes(file["bytes"]),
-                f"{file['bits_per_weight']:.2f}",
-                f"{result['perplexity']:.4f} ± {result['standard_error']:.4f}",
-                " ".join(texts[file["path"]].split()),
+                artifact["type"],
+                format_bytes(artifact["bytes"]),
+                f"{artifact['bits_per_weight']:.2f}",
+                f"{row['perplexity']:.4f} \u00b1 {row['perplexity_standard_error']:.4f}",
+                f"{row['kl']['mean']:.6f}",
+                f"{100 * row['same_top']:.2f} %",
+                " ".join(answers[artifact["file"]].split())[:60],
             ]
-            for file, result in zip(files, measured, strict=True)
+            for artifact in report["artifacts"]
+            for row in (divergence[artifact["file"]],)
         ),
     )
+    click.echo(f"\nthe release: {RELEASE.relative_to(HERE.parent)}; open its report.html, and README.md is its card")
 
 
 def run(command: str, *arguments: object) -> dict[str, Any]:
