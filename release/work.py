@@ -91,7 +91,7 @@ class Work:
         if missing:
             self._unseal()
             write_weights(missing, self.material, self.ledger, self.project.recipe.imatrix, self.threads)
-        write_contents(self.ledger, EXTRAS, self.extras)
+        self._write(EXTRAS, self.extras)
 
     def check(self, accepted: str | None) -> Mapping[str, Any]:
         """Measure what was built, hold it to the gates, and finish the release with what came of it.
@@ -111,7 +111,7 @@ class Work:
             self._unseal()
             measure(self.project.recipe, self.material, self.types, self.ledger, self.measurements, self.threads)
         report = judge(self.ledger.folder, self.project.recipe.gates)
-        write_contents(self.ledger, VALIDATED, validation_files(report))
+        self._write(VALIDATED, validation_files(report))
         write_contents(self.ledger, DOCUMENTS, self._documents(report, accepted))
         if self.signature and not self.ledger.is_done(self.signature):
             self._sign(self.signature)
@@ -162,6 +162,11 @@ class Work:
         if not all(map(self.ledger.is_done, steps)):
             raise UsageError("the release is not finished", self._hint("check"))
         return self._measured() | self.ledger.outputs(name for step in steps for name in step.outputs)
+
+    def _write(self, name: str, files: Mapping[str, bytes]) -> None:
+        if not self.ledger.is_done(content_step(name, files)):
+            self._unseal()
+            write_contents(self.ledger, name, files)
 
     def _documents(self, report: Mapping[str, Any], accepted: str | None) -> dict[str, bytes]:
         reason = accepted if failed_gates(report) else None
