@@ -18,13 +18,13 @@ from hub.client import Client
 from hub.server import Hub
 from releases import MODEL, TEXT, copy_release, mrelease, published, write_recipe
 from test_imatrix import write_gguf_form
-from validate.runtime import Runtime
 
 from convert.cli import cli as mconv
 from convert.layouts.gguf_split import read_gguf_model
 from release.cli import cli
 from release.material import open_material
 from release.project import open_project
+from validate.models.runtime import Runtime
 
 NAME = "tiny-mistral-GGUF"
 WEIGHTS = {"tiny-mistral-Q4_K_M.gguf", "tiny-mistral-Q8_0.gguf"}
