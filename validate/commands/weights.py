@@ -91,4 +91,6 @@ def _print(results: list[WeightsResult]) -> None:
         ],
     )
     for result in results:
+        if result.findings:
+            click.echo(f"\n{result.file}:")
         print_findings(result.findings)
