@@ -13,7 +13,7 @@ from convert.encodings import widen
 from convert.layouts.gguf_file import TensorInfo, encode_header, padded, read_gguf
 from convert.metadata import Value
 from convert.rearrange import invert, rope_interleave
-from convert.tensors import FLOAT_DTYPES, FileTensor, row_count
+from convert.tensors import FileTensor, row_count
 from convert.types import BlockType
 from quantize import ggml
 
@@ -33,9 +33,9 @@ def stored_rows(path: Path, name: str) -> np.ndarray:
 def read_values(path: Path, name: str) -> np.ndarray:
     """The values of a tensor, float32 of its shape."""
     tensor = find(path, name)
-    kind, rows = BlockType[tensor.dtype], np.array(stored_rows(path, name))
+    kind, rows = BlockType[tensor.dtype], tensor.read(0, row_count(tensor.shape))
     if not kind.is_quantized:
-        return widen(rows.view(FLOAT_DTYPES[kind.name])).reshape(tensor.shape)
+        return widen(rows).reshape(tensor.shape)
     values = np.empty((len(rows), tensor.shape[-1]), np.float32)
     ggml.dequantize_rows(kind, rows, values)
     return values.reshape(tensor.shape)
@@ -76,11 +76,11 @@ def _interleave(path: Path, name: str) -> np.ndarray:
 
 def swap(path: Path, one: str, other: str) -> None:
     """Two tensors of one shape hold each other's values."""
-    first, second = read_values(path, one), read_values(path, other)
-    if find(path, one).dtype == find(path, other).dtype:
-        rows, others = stored_rows(path, one), stored_rows(path, other)
+    rows, others = stored_rows(path, one), stored_rows(path, other)
+    if rows.shape == others.shape:
         rows[:], others[:] = np.array(others), np.array(rows)
-    else:
+    else:  # they differ in type
+        first, second = read_values(path, one), read_values(path, other)
         write_values(path, one, second)
         write_values(path, other, first)
 

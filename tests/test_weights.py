@@ -131,6 +131,8 @@ def test_a_quantized_reference_is_decoded(small: Path, make: Make, command, tmp_
     assert command(mconv, "gguf-to-hf", quantized, decoded, "--dtype", "f32").code == 0
     result = compare(decoded, quantized)
     assert (found(result), statuses(result)) == ([], {("F32", "exact")})
+    result = compare(make(small, "Q3_K_M"), make(small, "Q3_K_M"))
+    assert (found(result), result.count("exact")) == ([], len(result.tensors))
 
 
 def test_summaries_add_up(experts: Path, make: Make) -> None:
@@ -458,8 +460,15 @@ def test_a_tied_output_may_be_stored(tied: Path, make: Make, tmp_path: Path) -> 
     assert (found(result), result.count("exact")) == ([], len(result.tensors))
 
 
-NAMES = [kind for kind in LIMITS if kind not in (BlockType.IQ1_S, BlockType.IQ2_XXS, BlockType.IQ2_XS)]
-"""Those that ggml encodes without importance."""
+YARN = {
+    "rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 1024,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 1024,
+    "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+}  # fmt: skip
+NAMES = [kind for kind in LIMITS if not kind.name.startswith(("IQ1", "IQ2"))]
+"""All but those that need importance, or for which ggml computes tables for many seconds."""
 
 
 def encoded(kind: BlockType, rows: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
@@ -493,8 +502,6 @@ def test_what_ggml_writes_is_sound(kind: BlockType) -> None:
     random = np.random.default_rng(6)
     largest = 0.0
     for rows in distributions().values():
-        # ggml takes seconds for a few thousand weights of these.
-        rows = rows[:2] if kind.name.startswith(("IQ1", "IQ2")) else rows
         for weights in (None, random.lognormal(sigma=1, size=2048).astype(np.float32)):
             values = decoded(kind, encoded(kind, rows, weights), 2048)
             sums = measure(values, rows)
@@ -586,6 +593,7 @@ def test_what_cannot_be_compared_is_an_error(small: Path, make: Make, command, t
     good = make(small, "BF16")
     assert command(cli, "weights", tmp_path / "absent.gguf", "--reference", small).code == 4
     assert command(cli, "weights", good, "--reference", tmp_path / "absent").code == 3
+    assert command(cli, "weights", good, "--reference", small, "--hf-config", small).code == 2
     torn = shutil.copytree(small, tmp_path / "torn")
     mutations.change_tensors(torn, lambda tensors: tensors.pop("lm_head.weight"))
     result = command(cli, "weights", good, "--reference", torn)
@@ -593,3 +601,36 @@ def test_what_cannot_be_compared_is_an_error(small: Path, make: Make, command, t
     odd = write_legacy_imatrix(tmp_path / "odd.dat", {"blk.0.ffn_up.weight": np.ones(17, np.float32)})
     result = command(cli, "weights", make(small, "Q4_K_M"), "--reference", small, "--imatrix", odd)
     assert (result.code, "odd.dat" in result.err) == (3, True)
+
+
+def test_a_reference_that_is_not_finite_is_told(small: Path, make: Make, tmp_path: Path) -> None:
+    spoiled = shutil.copytree(small, tmp_path / "folder")
+    mutations.change_tensors(spoiled, spoil)
+    for kind in ("BF16", "Q4_K_M"):
+        ((_, subject),) = found(compare(make(small, kind), spoiled))
+        assert subject == LAYER + "mlp.down_proj.weight"
+
+
+@pytest.mark.parametrize("rope", [YARN, LLAMA3])
+def test_scaled_rotary_embeddings_survive_gguf(rope: dict, small: Path, make: Make, tmp_path: Path) -> None:
+    folder = shutil.copytree(small, tmp_path / rope["rope_type"])
+    edit_config(folder, rope_parameters=rope)
+    artifact = make(folder, "BF16")
+    assert found(compare(artifact, folder)) == []
+    edit_config(folder, rope_parameters={**rope, "factor": 2.0})
+    assert found(compare(artifact, folder)) == [("hyperparameter", "rope.factor")]
+    assert {subject for _, subject in found(compare(artifact, small))} == {"rope.type"}
+
+
+def test_blocks_that_are_other_and_sound_are_no_damage(small: Path, make: Make, tmp_path: Path) -> None:
+    """As between builds of ggml for different processors: a few codes are others, each as good."""
+    artifact = Path(shutil.copy(make(small, "Q4_K_M"), tmp_path))
+    tensor = open_checkpoint(small)[1].tensors[LAYER + "mlp.up_proj.weight"]
+    rows = (tensor.read(0, 4).astype(np.uint32) << 16).view(np.float32)
+    weights = np.random.default_rng(8).lognormal(sigma=1, size=256).astype(np.float32)
+    stored = mutations.stored_rows(artifact, "blk.1.ffn_up.weight")
+    other = encoded(BlockType.Q4_K, rows, weights)
+    assert (stored[:4] != other).any(axis=1).all()
+    stored[:4] = other
+    result = compare(artifact, small)
+    assert (found(result), result.count("quantized")) == ([], 1)

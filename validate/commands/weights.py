@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from convert.console import emit_json, emit_table, format_bytes
+from convert.errors import UsageError
 from validate.commands.shared import (
     artifacts_argument,
     fail_on_findings,
@@ -54,6 +55,8 @@ def command(
 
     for path in artifacts:
         path.stat()  # names the one that is missing, as any other error of the operating system does
+    if hf_config and not any(is_megatron(path) for path in (reference, *artifacts)):
+        raise UsageError("--hf-config is for a Megatron checkpoint, and there is none", "leave it out")
     original = open_checkpoint(reference, hf_config if is_megatron(reference) else None)[1]
     matrix = read_imatrix(imatrix) if imatrix else None
     results = [
@@ -88,4 +91,6 @@ def _print(results: list[WeightsResult]) -> None:
         ],
     )
     for result in results:
+        if result.findings:
+            click.echo(f"\n{result.file}:")
         print_findings(result.findings)

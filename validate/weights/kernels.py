@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
@@ -59,13 +58,12 @@ def _compile(function: Callable[..., None]) -> Callable[..., None]:
     from quantize.kernels.jit import compile_kernel
 
     values, blocks, sums, flags = float32[::1], float32[:, ::1], float64[::1], boolean[::1]
-    signatures: dict[Callable[..., None], Any] = {
-        _sum: void(values, values, sums),
-        _flag: void(blocks, blocks, float64, intp, float64, float64, flags),
-    }
-    # Sums in any order: they are for people to read, and eight of them at once keep up with the memory.
-    flags_ = {_sum: {"reassoc", "contract"}, _flag: {"reassoc", "contract", "nnan", "nsz"}}
-    return compile_kernel(function, signatures[function], fastmath=frozenset(flags_[function]))
+    if function is _sum:
+        # In any order: the sums are for people to read, and eight of them at once keep up with the memory.
+        return compile_kernel(function, void(values, values, sums), frozenset({"reassoc", "contract"}))
+    # A block with NaN is found by its sums.
+    signature = void(blocks, blocks, float64, intp, float64, float64, flags)
+    return compile_kernel(function, signature, frozenset({"reassoc", "contract", "nnan", "nsz"}))
 
 
 def _sum(found: np.ndarray, reference: np.ndarray, out: np.ndarray) -> None:
@@ -121,7 +119,6 @@ def _flag(
                     for j in range(start, i):
                         apart = np.float32(found[b, j] - found[b, i]).view(np.uint32) & np.uint32(0x7FFFFFFF)
                         least = min(least, np.uint32(apart - np.uint32(1)))
-                flags[b] = least != np.uint32(0xFFFFFFFF) and widest > nearest * np.uint32(least + np.uint32(1)).view(
-                    np.float32
-                )
+                step = np.uint32(least + np.uint32(1)).view(np.float32)
+                flags[b] = least != np.uint32(0xFFFFFFFF) and widest > nearest * step
             start += run

@@ -27,12 +27,13 @@ def moved_findings(moves: Mapping[str, str], places: Mapping[str, Place]) -> lis
     sizes = Counter(unit for names in units for unit in set(names))
     findings = []
     for (kind, unit, other_unit), names in groups.items():
+        is_mutual = all(moves.get(moves[name]) == name for name in names)
         if len(names) > 1 and 2 * len(names) >= sizes[unit]:
-            what = f"{unit}: {_said(kind, other_unit)} ({len(names)} tensors)"
+            what = f"{unit}: {_said(kind, other_unit, is_mutual)} ({len(names)} tensors)"
             findings.append(Finding("weights", kind, unit, what))
             continue
         for name in names:
-            what = f"{name} ({places[name].gguf}): {_said(kind, moves[name])}"
+            what = f"{name} ({places[name].gguf}): {_said(kind, moves[name], is_mutual)}"
             findings.append(Finding("weights", kind, name, what))
     return findings
 
@@ -53,5 +54,7 @@ def _units(place: Place, other: Place) -> tuple[str, str]:
     return place.stack_name, other.stack_name
 
 
-def _said(kind: str, other: str) -> str:
-    return f"holds {other} once more" if kind == "duplicated" else f"holds {other}, whose place is taken as well"
+def _said(kind: str, other: str, is_mutual: bool) -> str:
+    if kind == "duplicated":
+        return f"holds {other} once more"
+    return f"changed places with {other}" if is_mutual else f"holds {other}, whose own place holds something else"

@@ -32,14 +32,14 @@ _WORDS: dict[BlockType, type[np.unsignedinteger]] = {
 
 def is_lossless(pair: Pair) -> bool:
     """Whether the artifact's type is a float type that holds every value of the reference's."""
-    return pair.found.dtype == "F32" or (
-        pair.found.dtype == pair.reference.dtype and pair.found.dtype in ("F16", "BF16")
-    )
+    found = BlockType[pair.found.dtype]
+    return found is BlockType.F32 or (not found.is_quantized and found.name == pair.reference.dtype)
 
 
 def is_encodable(pair: Pair) -> bool:
-    """Whether the reference can be encoded to the artifact's type at reading speed."""
-    return pair.found.dtype in _ENCODABLE
+    """Whether the reference can be encoded to the artifact's type at reading speed; it may have the type already."""
+    found = BlockType[pair.found.dtype]
+    return found.name in _ENCODABLE or (found.is_quantized and found.name == pair.reference.dtype)
 
 
 def find_encoder(pair: Pair, matrix: ImportanceMatrix | None) -> BlockEncoder | None:
@@ -175,9 +175,8 @@ def _worst(kind: BlockType, found: np.ndarray, reference: np.ndarray) -> int:
     truth = reference.reshape(runs.shape)
     clamped = ((runs == low) & (truth < low)) | ((runs == high) & (truth > high))
     errors = np.abs(runs - truth)
-    with np.errstate(all="ignore"):
-        inside = np.where(clamped, 0, errors / (high - low))
-    return int((inside if np.isfinite(inside).any() and inside.max() > 0 else errors).argmax())
+    inside = np.where(clamped | (low == high), 0, errors / np.maximum(high - low, np.finfo(np.float32).tiny))
+    return int((inside if inside.any() else errors).argmax())
 
 
 def _block_bit(changed: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,6 +57,8 @@ def judge(kind: BlockType, compared: Comparison, encoder_known: bool) -> Verdict
         return Verdict("different", Fault("not_finite", f"row {row}, column {column} is {value}"))
     if not compared.unequal:
         return Verdict("exact")
+    if not math.isfinite(compared.sums.squared_errors):
+        return Verdict("different", Fault("not_finite", "the reference is not finite here"))
     if not kind.is_quantized:
         few = compared.unequal <= min(MOST_EXAMPLES, max(1, compared.units // 8))
         return Verdict("different", _damage(compared, compared.unequal, "values") if few else None)
@@ -64,10 +67,10 @@ def judge(kind: BlockType, compared: Comparison, encoder_known: bool) -> Verdict
     wrong = compared.damaged or int(encoder_known and compared.bits == 1)
     if 0 < wrong <= max(1, compared.units // 100):
         return Verdict("different", _damage(compared, wrong, "blocks"))
-    sound = is_sound(kind, compared.sums)
-    if sound and encoder_known and wrong:
-        return Verdict("different", _damage(compared, wrong, "blocks"))
-    return Verdict("quantized" if sound else "different")
+    if not is_sound(kind, compared.sums):
+        return Verdict("different")
+    # Without the encoder, damage all over is another quantizer's way to round.
+    return Verdict("different", _damage(compared, wrong, "blocks")) if encoder_known and wrong else Verdict("quantized")
 
 
 def is_sound(kind: BlockType, sums: Sums) -> bool:
