@@ -170,6 +170,7 @@ def _save_rank(model: Any, job: dict[str, Any]) -> None:
         tensor_model_parallel_size=job["tensor"],
         pipeline_model_parallel_size=job["pipeline"],
         expert_model_parallel_size=job["expert"],
+        expert_tensor_parallel_size=1,
         num_layers=job["config"]["num_hidden_layers"],
         attention_backend=AttnBackend.auto,
     )

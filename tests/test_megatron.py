@@ -125,10 +125,10 @@ def test_it_quantizes_in_one_read(dense: Path, convert: Convert, command, tmp_pa
     [
         {"dense": {}, "mixture": {"padded_vocab": 32128, "sharding": APART}},
         {"dense": {"tensor": 2}, "tied": {"pipeline": 2}, "mixture": {"expert": 2}},
-        {"dense": {"pipeline": 2}, "tied": {"tensor": 2}},
+        {"dense": {"pipeline": 2}, "tied": {"tensor": 2}, "mixture": {"tensor": 2, "expert": 2}},
         {"dense": {"tensor": 2, "pipeline": 2}},
     ],
-    ids=["TP1; padded and apart", "TP2; tied PP2; EP2", "PP2; tied TP2", "TP2 x PP2"],
+    ids=["TP1; padded and apart", "TP2; tied PP2; EP2", "PP2; tied TP2; TP2 and EP2", "TP2 x PP2"],
 )
 def test_megatron_core_computes_what_transformers_does(
     layouts: dict[str, dict], models: dict[str, Path], convert: Convert, tmp_path: Path

@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -280,6 +282,26 @@ def edit_index(change: Callable[[Any], object]) -> Callable[[Path], None]:
     return damage
 
 
+def edit_records(change: Callable[[Any], object]) -> Callable[[Path], None]:
+    """As edit_index, with values that torch's own classes would not take."""
+
+    def damage(folder: Path) -> None:
+        index = read_pickle((folder / ".metadata").read_bytes(), "the index")
+        change(index.state)
+        (folder / ".metadata").write_bytes(write_pickle(index))
+
+    return damage
+
+
+def compress(file: Path) -> None:
+    """Deflate the entries of a zip."""
+    with zipfile.ZipFile(file) as archive:
+        entries = [(name, archive.read(name)) for name in archive.namelist()]
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+
+
 def move_ranges(**members: Any) -> Callable[[Path], None]:
     return edit_index(lambda index: [info.__dict__.update(members) for info in index.storage_data.values()])
 
@@ -299,6 +321,11 @@ def drop_chunk(index: Any) -> None:
         (move_ranges(offset=-5), SourceError, "truncated"),
         (edit_index(drop_chunk), SourceError, "do not make up"),
         (edit_index(lambda index: index.storage_data.clear()), SourceError, "in no file"),
+        (lambda folder: compress(folder / "common.pt"), FormatError, "byteorder"),
+        (
+            edit_records(lambda state: [e.state.update(size=make_record("torch Size"))
+                for e in state["state_dict_metadata"].values()]), FormatError, "not laid out",
+        ),
     ],
 )  # fmt: skip
 def test_damage_is_found_when_it_is_opened(
@@ -343,13 +370,26 @@ def save_ranks(state: State, folder: Path, change: Callable[[dict[str, Any]], ob
 
 
 def test_the_legacy_format_is_read(state: State, model: Path, tmp_path: Path) -> None:
-    assert_model(save_ranks(state, tmp_path / "ranks"), model)
+    # A size that is none is as good as one that is missing.
+    odd = {"pipeline_model_parallel_size": "x"}
+    assert_model(save_ranks(state, tmp_path / "ranks", lambda saved: vars(saved["args"]).update(odd)), model)
     stages = {"model0": unstacked(state), "model1": {}}
     stages["model1"] = {key: stages["model0"].pop(key) for key in list(stages["model0"]) if ".layers.1." in key}
     stages["model1"] = {key.replace(".layers.1.", ".layers.0."): tensor for key, tensor in stages["model1"].items()}
     assert_model(
         save_ranks(state, tmp_path / "virtual", lambda saved: (saved.pop("model"), saved.update(stages))), model
     )
+
+
+class Displaced:
+    """A tensor whose values begin at no number."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        storage = self.tensor._typed_storage()
+        return (torch._utils._rebuild_tensor_v2, (storage, "0", (4,), (1,), False, OrderedDict()))
 
 
 @pytest.mark.parametrize(
@@ -359,8 +399,10 @@ def test_the_legacy_format_is_read(state: State, model: Path, tmp_path: Path) ->
         (lambda saved: saved.pop("model"), FormatError, "holds no model"),
         (lambda saved: saved["model"].popitem(), MappingError, "missing"),
         (lambda saved: saved.update(rng=os.getpid), FormatError, "reaches for posix.getpid"),
+        (lambda saved: saved["model"].update({5: torch.zeros(1)}), FormatError, "before Megatron-Core"),
+        (lambda saved: saved["model"].update({"x": Displaced(torch.zeros(4))}), FormatError, "row after row"),
     ],
-    ids=["older", "no model", "a tensor less", "hostile"],
+    ids=["older", "no model", "a tensor less", "hostile", "no name", "no numbers"],
 )
 def test_a_legacy_file_that_is_none_is_refused(
     change: Callable[[dict[str, Any]], object],

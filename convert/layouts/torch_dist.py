@@ -187,7 +187,7 @@ def read_index(folder: Path) -> DistributedCheckpoint:
     index = read_pickle(data, INDEX)
     try:
         return _Index(folder, index).read()
-    except (AttributeError, TypeError, ValueError, KeyError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise FormatError(
             f"{INDEX}: not laid out as torch writes it ({error!r})", "copy the checkpoint again"
         ) from error

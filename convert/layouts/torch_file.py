@@ -102,7 +102,7 @@ class TorchZip:
             tensor = tensor.arguments[0]
         try:
             (_, storage, key, _, _), first, shape, strides, *_ = tensor.arguments
-            shape, strides = tuple(map(int, shape)), tuple(map(int, strides))
+            shape, strides = tuple(shape), tuple(strides)
             dtype = next(dtype for dtype, name in STORAGES.items() if name == global_name(storage))
             entry = self._entries[f"data/{key}"]
         except (AttributeError, TypeError, ValueError, KeyError, StopIteration) as error:
@@ -110,13 +110,11 @@ class TorchZip:
                 f"{self._source}: no tensor of a type that can be carried", f"supported: {', '.join(STORAGES)}"
             ) from error
         itemsize = FLOAT_DTYPES[dtype].itemsize
-        steps = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-        bent = any(stride != step for stride, step, size in zip(strides, steps, shape, strict=True) if size > 1)
-        if not is_name(tensor, "torch._utils _rebuild_tensor_v2") or bent:
+        if not is_name(tensor, "torch._utils _rebuild_tensor_v2") or not _is_contiguous(first, shape, strides):
             raise FormatError(f"{self._source}: its values do not lie row after row", "save the checkpoint again")
         inside = first * itemsize
         stored = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
-        if not stored or inside < 0 or inside + math.prod(shape) * itemsize > entry.file_size:
+        if not stored or inside + math.prod(shape) * itemsize > entry.file_size:
             raise FormatError(f"{self._source}: its values are compressed or cut off", "get the checkpoint again")
         header = self._start + entry.header_offset
         values = header + _header_bytes(self._file, header)
@@ -125,19 +123,29 @@ class TorchZip:
         return StoredArray(dtype, shape, values + inside)
 
     def _description(self, archive: zipfile.ZipFile) -> Any:
+        if "byteorder" in self._entries and self._content(archive, "byteorder") != b"little":
+            raise FormatError(f"{self._source}: its values are big-endian", "save the checkpoint again")
+        return read_pickle(self._content(archive, "data.pkl"), self._source, persistent=lambda key: key)
+
+    def _content(self, archive: zipfile.ZipFile, name: str) -> bytes:
+        entry = self._entries.get(name)
+        # torch compresses nothing, so that no entry is larger than the file.
+        if entry is None or entry.compress_type != zipfile.ZIP_STORED or entry.file_size > _LARGEST_PICKLE:
+            raise FormatError(f"{self._source}: no {name} that can be read in it", "get the checkpoint again")
         try:
-            entry = self._entries["data.pkl"]
-            order = archive.read(self._entries["byteorder"]) if "byteorder" in self._entries else b"little"
-            if entry.file_size > _LARGEST_PICKLE or order != b"little":
-                raise FormatError(
-                    f"{self._source}: a description of {entry.file_size} bytes, {order!r}", "save it again"
-                )
-            data = archive.read(entry)
-        except (zipfile.BadZipFile, KeyError, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+            return archive.read(entry)
+        except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError) as error:
             raise FormatError(
                 f"{self._source}: not what torch.save writes ({error})", "get the checkpoint again"
             ) from error
-        return read_pickle(data, self._source, persistent=lambda key: key)
+
+
+def _is_contiguous(first: Any, shape: tuple[Any, ...], strides: tuple[Any, ...]) -> bool:
+    """Whether these are numbers at all, and say that the values lie row after row."""
+    if len(strides) != len(shape) or any(type(number) is not int or number < 0 for number in (first, *shape, *strides)):
+        return False
+    steps = (math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return all(stride == step or size < 2 for stride, step, size in zip(strides, steps, shape, strict=True))
 
 
 def _open_zip(file: SourceFile, start: int, length: int, source: str) -> zipfile.ZipFile:

@@ -35,6 +35,7 @@ _LAYER = re.compile(r"(?<=^decoder\.layers\.)\d+")
 # SequentialMLP, TEGroupedMLP, and what torch_dist calls both.
 _LOCAL_EXPERT = re.compile(r"\.experts\.local_experts\.(\d+)\.(linear_fc\d)\.weight$")
 _GROUPED_EXPERT = re.compile(r"\.experts\.(linear_fc\d)\.weight(\d+)$")
+_EXPERTS = ".experts.experts."
 _SHARED_OUT = frozenset({"vocab", "query", "key_value", "ffn"})
 
 Rank = tuple[int, int, int]
@@ -71,20 +72,26 @@ def read_ranks(folder: Path) -> tuple[dict[str, ChunkedTensor], Mapping[str, Any
         FormatError: a file is not what Megatron-LM writes, or reaches for something it should not.
     """
     ranks = _open_ranks(folder)
-    sizes = [max(places) + 1 for places in zip(*ranks, strict=True)]
-    for rank in product(*map(range, sizes)):
-        if rank not in ranks:
+    arguments = next(iter(ranks.values())).arguments
+    tensor, pipeline, expert = (max(places) + 1 for places in zip(*ranks, strict=True))
+    # Experts may be cut into fewer parts than all else; then no rank has all combinations of its numbers beside it.
+    expert_tensor = _size(arguments, "expert_tensor_parallel_size") or tensor
+    dense = {rank[:2] for rank in ranks}
+    experts = {(rank[0] % expert_tensor, *rank[1:]) for rank in ranks}
+    for rank in product(range(tensor), range(pipeline), range(expert)):
+        if rank[:2] not in dense or (rank[0] % expert_tensor, *rank[1:]) not in experts:
             raise SourceError(
                 f"{folder}: no file of tensor rank {rank[0]}, pipeline rank {rank[1]}, expert rank {rank[2]}",
                 "copy the folders of every rank",
             )
+    stages = {rank[1]: saved for rank, saved in ranks.items()}
     pieces: dict[str, dict[int, _Values]] = defaultdict(dict)
     for rank, saved in ranks.items():
-        for key, values in _numbered(rank, saved, ranks, sizes):
+        for key, values in _numbered(rank, saved, stages):
             # Ranks that hold the same part hold the same values.
-            pieces[key].setdefault(rank[0], values)
+            pieces[key].setdefault(rank[0] % expert_tensor if _EXPERTS in key else rank[0], values)
     tensors = {key: _joined(key, [parts[place] for place in sorted(parts)]) for key, parts in pieces.items()}
-    return tensors, ranks[0, 0, 0].arguments
+    return tensors, arguments
 
 
 def _open_ranks(folder: Path) -> dict[Rank, _RankFile]:
@@ -95,9 +102,15 @@ def _open_ranks(folder: Path) -> dict[Rank, _RankFile]:
             raise FormatError(f"{path.name}: not named as a rank", "folders are named mp_rank_TT[_PPP][_EEE]")
         saved = _read_rank(path)
         tensor, second, third = (int(number or 0) for number in name.groups())
-        pipelined = int(saved.arguments.get("pipeline_model_parallel_size") or 1) > 1 or name[3] is not None
+        pipelined = _size(saved.arguments, "pipeline_model_parallel_size") > 1 or name[3] is not None
         ranks[(tensor, second, third) if pipelined else (tensor, 0, second)] = saved
     return ranks
+
+
+def _size(arguments: Mapping[str, Any], name: str) -> int:
+    """The size of a parallel group among the settings of a run; 0 where they do not say."""
+    value = arguments.get(name)
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 def _read_rank(folder: Path) -> _RankFile:
@@ -115,7 +128,11 @@ def _read_rank(folder: Path) -> _RankFile:
         if number is None:
             continue
         values = state.items if isinstance(state, Record) else state
-        if not isinstance(values, dict) or "language_model" in values:
+        if (
+            not isinstance(values, dict)
+            or "language_model" in values
+            or not all(isinstance(key, str) for key in values)
+        ):
             raise FormatError(
                 f"{source}: the model is from before Megatron-Core",
                 "convert it to Megatron-Core with Megatron-LM first",
@@ -130,13 +147,15 @@ def _read_rank(folder: Path) -> _RankFile:
     return _RankFile(arguments, chunks)
 
 
-def _numbered(
-    rank: Rank, saved: _RankFile, ranks: Mapping[Rank, _RankFile], sizes: list[int]
-) -> Iterator[tuple[str, _Values]]:
-    """The tensors of a rank, layers and experts under their numbers in the whole model."""
+def _numbered(rank: Rank, saved: _RankFile, stages: Mapping[int, _RankFile]) -> Iterator[tuple[str, _Values]]:
+    """The tensors of a rank, layers and experts under their numbers in the whole model.
+
+    Args:
+        stages: a rank of each stage of the pipeline.
+    """
     # With virtual stages, all first chunks of the stages come before all second ones.
-    order = list(product(sorted(saved.chunks), range(sizes[1])))
-    counts = [ranks[rank[0], stage, rank[2]].layers(chunk) for chunk, stage in order]
+    order = list(product(sorted(saved.chunks), sorted(stages)))
+    counts = [stages[stage].layers(chunk) for chunk, stage in order]
     first_layers = dict(zip(order, accumulate(counts, initial=0), strict=False))
     for chunk, values in saved.chunks.items():
         first_layer = first_layers[chunk, rank[1]]
@@ -148,7 +167,7 @@ def _numbered(
             expert = _expert(key)
             if expert:
                 head = key[: key.rindex(".experts.")]
-                key = f"{head}.experts.experts.{first_expert + expert[0]}.{expert[1]}.weight"
+                key = f"{head}{_EXPERTS}{first_expert + expert[0]}.{expert[1]}.weight"
             yield key, value
 
 
