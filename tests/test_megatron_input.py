@@ -24,7 +24,7 @@ from convert.cli import cli
 from convert.errors import FormatError, MappingError, MconvError, SourceError
 from convert.layouts.hf import open_hf
 from convert.layouts.megatron import open_megatron
-from convert.layouts.pickles import make_record, read_pickle, write_pickle
+from convert.layouts.pickles import global_name, make_record, read_pickle, write_pickle
 from convert.layouts.torch_dist import read_index
 from convert.tensors import row_count
 
@@ -253,6 +253,15 @@ def test_a_hostile_common_state_runs_nothing(written: Path, model: Path, tmp_pat
 def test_names_outside_the_list_are_refused(name: str) -> None:
     with pytest.raises(FormatError, match="reaches for"):
         read_pickle(b"\x80\x02c" + name.encode() + b"\n.", "a pickle")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pathlib._local\nPosixPath", "torch.distributed._shard.sharded_tensor.metadata\nTensorProperties"],
+    ids=["Python 3.13", "torch 2.2"],
+)
+def test_names_of_other_versions_are_taken(name: str) -> None:
+    assert global_name(read_pickle(b"\x80\x02c" + name.encode() + b"\n.", "a pickle")) == name.replace("\n", " ")
 
 
 def test_a_pickle_cannot_change_the_stand_ins() -> None:

@@ -27,6 +27,7 @@ _TORCH_NAMES = frozenset(
         "CharStorage", "ByteStorage", "BoolStorage",
     }
 )  # fmt: skip
+_PATHS = frozenset({"Path", "PosixPath", "PurePosixPath"})
 _ALLOWED: dict[str, frozenset[str]] = {
     "torch": _TORCH_NAMES,
     "torch._utils": frozenset({"_rebuild_tensor_v2", "_rebuild_parameter"}),
@@ -38,6 +39,8 @@ _ALLOWED: dict[str, frozenset[str]] = {
             "ChunkStorageMetadata", "TensorProperties", "_MEM_FORMAT_ENCODING",
         }
     ),
+    # Up to torch 2.2.
+    "torch.distributed._shard.sharded_tensor.metadata": frozenset({"TensorProperties", "MEM_FORMAT_ENCODING"}),
     f"{_DISTRIBUTED}.filesystem": frozenset({"_StorageInfo", "_StoragePrefix"}),
     f"{_DISTRIBUTED}.planner": frozenset(
         {"SavePlan", "TensorWriteData", "WriteItem", "WriteItemType", "BytesIOWriteData"}
@@ -50,7 +53,9 @@ _ALLOWED: dict[str, frozenset[str]] = {
     "numpy.dtypes": frozenset({"UInt32DType"}),
     "_codecs": frozenset({"encode"}),
     "io": frozenset({"BytesIO"}),
-    "pathlib": frozenset({"Path", "PosixPath", "PurePosixPath"}),
+    # What Python 3.13 calls the same.
+    "pathlib": _PATHS,
+    "pathlib._local": _PATHS,
     "signal": frozenset({"Signals"}),
     "collections": frozenset({"OrderedDict", "defaultdict"}),
     "builtins": frozenset({"set", "frozenset", "dict", "list", "slice", "complex"}),
