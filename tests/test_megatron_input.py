@@ -188,6 +188,26 @@ def test_what_the_checkpoint_does_not_say_is_named(state: State, save: Callable[
     assert "--hf-config" in hint
 
 
+def test_biases_are_seen_in_the_weights(tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
+    """No setting of a run tells those of the attention from those of the MLP."""
+    source = checkpoints.llama(tmp_path / "biased", **SMALL, attention_bias=True)
+    assert command(cli, "hf-to-megatron", source, tmp_path / "megatron").code == 0
+    (tmp_path / "megatron" / "config.json").unlink()
+    assert open_megatron(tmp_path / "megatron").spec == open_hf(source).spec
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "attention_bias": False}))
+    with pytest.raises(MappingError, match="attention_bias False"):
+        open_megatron(tmp_path / "megatron", source)
+
+
+def test_a_configuration_may_have_any_name(written: Path, model: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(model, tmp_path / "other")
+    shutil.copy(other / "config.json", other / "mine.json")
+    (other / "config.json").write_text("{}")
+    opened = open_megatron(written, other / "mine.json")
+    assert opened.companions()["config.json"] == (model / "config.json").read_bytes()
+
+
 def test_a_configuration_of_another_model_is_refused(written: Path, model: Path, tmp_path: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     config["rope_parameters"]["rope_theta"] = 12345.0

@@ -28,18 +28,23 @@ CARD_FILES = ("README.md", "LICENSE*")
 _TORCH_NAMES = {BlockType.F32: "float32", BlockType.F16: "float16", BlockType.BF16: "bfloat16"}
 
 
-def read_companions(*folders: Path, card: bool = True) -> dict[str, bytes]:
-    """The content of every such file by its path, from the first folder that has it.
+def find_companions(*folders: Path, card: bool = True) -> dict[str, Path]:
+    """Every such file by its path within its folder, from the first folder that has it.
 
     Args:
         card: whether the model's card and licence are among them.
     """
     patterns = (CONFIG, GENERATION, *TOKENIZER_FILES, *(CARD_FILES if card else ()))
-    found: dict[str, bytes] = {}
+    found: dict[str, Path] = {}
     for folder in dict.fromkeys(folders):
         for path in sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file()):
-            found.setdefault(path.relative_to(folder).as_posix(), path.read_bytes())
+            found.setdefault(path.relative_to(folder).as_posix(), path)
     return found
+
+
+def read_companions(companions: Mapping[str, Path]) -> dict[str, bytes]:
+    """The content of every such file."""
+    return {name: path.read_bytes() for name, path in companions.items()}
 
 
 def companion_files(checkpoint: Checkpoint, kind: BlockType) -> dict[str, bytes]:

@@ -13,7 +13,7 @@ from convert.documents import read_object
 from convert.errors import FormatError, MappingError, SourceError
 from convert.families import family_of_class
 from convert.families.table import Cut, Family, dropped
-from convert.layouts.companions import read_companions
+from convert.layouts.companions import find_companions, read_companions
 from convert.layouts.safetensors import read_tensors
 from convert.provenance import read_provenance
 from convert.spec import ModelSpec
@@ -43,7 +43,9 @@ def open_hf(folder: Path) -> Checkpoint:
             "start from the 16-bit checkpoint, or dequantize it with transformers first",
         )
     spec = family.read_config(config)
-    tensors, reasons = _canonical(family, spec, _stored(folder))
+    stored = _stored(folder)
+    tensors, reasons = _canonical(family, spec, stored)
+    companions = find_companions(folder)
 
     @cache
     def vocabulary() -> Vocabulary:
@@ -54,8 +56,8 @@ def open_hf(folder: Path) -> Checkpoint:
         spec=spec,
         tensors=tensors,
         vocabulary=vocabulary,
-        files=tuple(folder.iterdir()),
-        companions=lambda: read_companions(folder),
+        files=(folder / _INDEX, *companions.values(), *{tensor.file.path for tensor in stored}),
+        companions=lambda: read_companions(companions),
         provenance=read_provenance(folder, config, tensors.values(), spec),
         notes=tuple(_left_out(reasons)),
     )

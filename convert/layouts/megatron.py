@@ -6,16 +6,15 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from convert.checkpoint import Checkpoint
 from convert.documents import read_object, read_text
 from convert.errors import FormatError, SourceError
 from convert.families import family_of_class
 from convert.families.table import dropped
-from convert.layouts.companions import read_companions
+from convert.layouts.companions import CONFIG, find_companions, read_companions
 from convert.layouts.hf import architecture
-from convert.layouts.megatron_arguments import check_arguments, config_of, read_arguments
+from convert.layouts.megatron_arguments import COMMON, RUN_CONFIG, check_configuration, config_of, read_arguments
 from convert.layouts.megatron_keys import canonical_key, canonical_tensors
 from convert.layouts.torch_dist import INDEX, ChunkedTensor, read_index
 from convert.layouts.torch_ranks import FOLDERS, read_ranks
@@ -27,6 +26,7 @@ TRACKER = "latest_checkpointed_iteration.txt"
 _TRAINING_STATE = re.compile(
     r"^(chained_\d+\.)?(optimizer|opt_param_scheduler|rng_state|rerun_state_machine_state|common_state)\b"
 )
+_BIAS = re.compile(r"\.(self_attention|mlp)\.linear_\w+\.bias")
 # Any of these is a vocabulary.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "*.model.v*")
 
@@ -61,10 +61,20 @@ def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:
     beside = _beside(folder, iteration)
     stored, notes = _model_tensors(tensors)
     tokenizer = tokenizer_folder(folder, hf_config)
-    config, source = _configuration(folder, hf_config, beside, arguments, stored, tokenizer)
+    known, unknown = config_of(arguments)
+    known |= _biases(stored)
+    found = _configuration(hf_config, beside)
+    wanted = [*(unknown if found is None else ()), *(["the tokenizer"] if tokenizer is None else [])]
+    if wanted:
+        raise SourceError(
+            f"{folder}: the checkpoint does not say {', '.join(wanted)}",
+            "give --hf-config a folder with the config.json and the tokenizer of the model",
+        )
+    config = read_object(found) if found else {"vocab_size": _stored_vocabulary(stored), **known}
+    source = found.parent if found else folder
     family = family_of_class(architecture(config))
     spec = family.read_config(config)
-    check_arguments(arguments, spec)
+    check_configuration(known, spec)
     if legacy and spec.tied:
         # The last stage of a pipeline has the embedding once more, as its output matrix.
         stored = [tensor for tensor in stored if canonical_key(tensor.key) != "output_layer.weight"]
@@ -80,13 +90,18 @@ def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:
     def vocabulary() -> Vocabulary:
         return read_vocabulary(tokenizer or source, spec.vocab)
 
+    companions = find_companions(source, tokenizer or source, card=hf_config is None)
+    # The configuration may be a file of any name.
+    companions |= {CONFIG: found} if found else {}
+    settings = (folder / TRACKER, *(iteration / name for name in (INDEX, COMMON, RUN_CONFIG)))
+    weights = {chunk.blob.file.path for tensor in stored for chunk in tensor.chunks}
     return Checkpoint(
         path=folder,
         spec=spec,
         tensors=canonical,
         vocabulary=vocabulary,
-        companions=lambda: read_companions(source, tokenizer or source, card=hf_config is None),
-        files=tuple(file for place in {iteration, folder, source, tokenizer or source} for file in place.iterdir()),
+        companions=lambda: read_companions(companions),
+        files=(*settings, *weights, *companions.values()),
         provenance=read_provenance(source, config, canonical.values(), spec),
         notes=tuple(notes),
     )
@@ -144,38 +159,18 @@ def _first_with(patterns: tuple[str, ...], folders: tuple[Path, ...]) -> Path | 
     return next((folder for folder in folders for pattern in patterns if any(folder.glob(pattern))), None)
 
 
-def _configuration(
-    folder: Path,
-    hf_config: Path | None,
-    beside: tuple[Path, ...],
-    arguments: Mapping[str, Any],
-    stored: list[ChunkedTensor],
-    tokenizer: Path | None,
-) -> tuple[dict[str, Any], Path]:
-    """config.json, or what the run's settings make of it; and the folder that names the model.
-
-    Raises:
-        SourceError: says everything that is missing.
-    """
+def _configuration(hf_config: Path | None, beside: tuple[Path, ...]) -> Path | None:
+    """The file that describes the model; None where there is none."""
     if hf_config is not None:
-        path = hf_config if hf_config.is_file() else hf_config / "config.json"
-        found: Path | None = path
-    else:
-        place = _first_with(("config.json",), beside)
-        found = place / "config.json" if place else None
-    if found is not None:
-        config, missing, source = read_object(found), tuple[str, ...](), found.parent
-    else:
-        config, missing = config_of(arguments)
-        config.setdefault("vocab_size", _stored_vocabulary(stored))
-        source = folder
-    wanted = [*missing, *(["the tokenizer"] if tokenizer is None else [])]
-    if wanted:
-        raise SourceError(
-            f"{folder}: the checkpoint does not say {', '.join(wanted)}",
-            "give --hf-config a folder with the config.json and the tokenizer of the model",
-        )
-    return config, source
+        return hf_config if hf_config.is_file() else hf_config / CONFIG
+    place = _first_with((CONFIG,), beside)
+    return place / CONFIG if place else None
+
+
+def _biases(stored: list[ChunkedTensor]) -> dict[str, bool]:
+    """Which halves of a layer have biases: members of config.json that the settings of a run have no word for."""
+    halves = {match[1] for tensor in stored if (match := _BIAS.search(tensor.key))}
+    return {"attention_bias": "self_attention" in halves, "mlp_bias": "mlp" in halves}
 
 
 def _stored_vocabulary(stored: list[ChunkedTensor]) -> int | None:

@@ -16,7 +16,8 @@ from convert.layouts.torch_dist import DistributedCheckpoint
 from convert.layouts.torch_file import TorchZip, open_file
 from convert.spec import ModelSpec
 
-_COMMON = "common.pt"
+COMMON = "common.pt"
+RUN_CONFIG = "run_config.yaml"
 _COMMON_KEY = "common_state/shard_0_1"
 
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -58,7 +59,7 @@ def read_arguments(folder: Path, checkpoint: DistributedCheckpoint) -> dict[str,
     """
     common = _read_common(folder, checkpoint)
     arguments = common.get("args") if isinstance(common, dict) else None
-    found = dict(_run_config(folder / "run_config.yaml"))
+    found = dict(_run_config(folder / RUN_CONFIG))
     if isinstance(arguments, Record) and isinstance(arguments.state, dict):
         found |= arguments.state
     elif isinstance(arguments, dict):
@@ -68,9 +69,9 @@ def read_arguments(folder: Path, checkpoint: DistributedCheckpoint) -> dict[str,
 
 def _read_common(folder: Path, checkpoint: DistributedCheckpoint) -> Any:
     """The common state: a file of its own up to Megatron-Core 0.18, an object among the others from 0.19 on."""
-    if (folder / _COMMON).is_file():
-        file = open_file(folder / _COMMON)
-        return TorchZip(file, 0, file.size, _COMMON).value
+    if (folder / COMMON).is_file():
+        file = open_file(folder / COMMON)
+        return TorchZip(file, 0, file.size, COMMON).value
     if _COMMON_KEY not in checkpoint.objects:
         return {}
     value = checkpoint.objects[_COMMON_KEY].value()
@@ -139,13 +140,15 @@ def config_of(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, 
     return config, tuple(member for member in _REQUIRED if member not in config)
 
 
-def check_arguments(arguments: Mapping[str, Any], spec: ModelSpec) -> None:
-    """Hold the settings of a run against the configuration that came with it.
+def check_configuration(known: Mapping[str, Any], spec: ModelSpec) -> None:
+    """Hold what a run says of its model against the configuration that came with it.
+
+    Args:
+        known: members of config.json, see `config_of`.
 
     Raises:
         MappingError: they contradict each other.
     """
-    known, _ = config_of(arguments)
     ours = {
         "num_hidden_layers": spec.layers,
         "hidden_size": spec.hidden,
@@ -158,6 +161,8 @@ def check_arguments(arguments: Mapping[str, Any], spec: ModelSpec) -> None:
         "num_local_experts": spec.experts or None,
         "num_experts_per_tok": spec.experts_per_token if spec.experts else known.get("num_experts_per_tok"),
         "tie_word_embeddings": spec.tied,
+        "attention_bias": spec.attention_bias,
+        "mlp_bias": spec.mlp_bias,
     }
     for member, value in ours.items():
         if member in known and known[member] != value:

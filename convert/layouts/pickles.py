@@ -53,8 +53,8 @@ _ALLOWED: dict[str, frozenset[str]] = {
     "numpy.dtypes": frozenset({"UInt32DType"}),
     "_codecs": frozenset({"encode"}),
     "io": frozenset({"BytesIO"}),
-    # What Python 3.13 calls the same.
     "pathlib": _PATHS,
+    # What Python 3.13 calls it.
     "pathlib._local": _PATHS,
     "signal": frozenset({"Signals"}),
     "collections": frozenset({"OrderedDict", "defaultdict"}),
