@@ -7,7 +7,6 @@ looks whole.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import stat
@@ -26,6 +25,7 @@ from convert.console import byte_progress, format_bytes
 from convert.encodings import check_finite
 from convert.errors import DiskError, UsageError
 from convert.families.table import Target
+from convert.partial import discard, lock, partial_path, sync_folder
 from convert.plan import Plan, PlannedTensor
 from convert.tensors import row_length
 from convert.types import BlockType
@@ -45,7 +45,7 @@ class Output:
     @property
     def partial(self) -> Path:
         """The file's name while it is written."""
-        return self.path.with_name(self.path.name + ".partial")
+        return partial_path(self.path)
 
 
 class Encode(Protocol):
@@ -94,10 +94,11 @@ def check_outputs(outputs: Sequence[Output], inputs: Iterable[Path], *, overwrit
     sources = {source.resolve() for source in inputs}
     needed: dict[Path, int] = {}
     for output in outputs:
-        if not sources.isdisjoint((output.path.resolve(), output.partial.resolve())):
-            raise UsageError(f"{output.path} would overwrite what is read", "choose another name")
+        # Before all else: a path such as `.` has no name to add anything to.
         if output.path.is_dir():
             raise DiskError(f"{output.path} is a folder", "give the name of a file")
+        if not sources.isdisjoint((output.path.resolve(), output.partial.resolve())):
+            raise UsageError(f"{output.path} would overwrite what is read", "choose another name")
         if output.path.exists() and not output.path.is_file():
             raise DiskError(f"{output.path} is no regular file", "give the name of a file")
         if output.path.exists() and not overwrite:
@@ -138,14 +139,14 @@ def run(outputs: Sequence[Output], encode: Encode, *, threads: int, what: str) -
         for output in outputs:
             output.partial.replace(output.path)
         for folder in {output.path.parent for output in outputs}:
-            _sync_folder(folder)
+            sync_folder(folder)
 
 
 def _begin(output: Output, cleanup: ExitStack) -> int:
-    """Open the growing file, at its full size and with its header; it goes away with `cleanup` unless it is renamed."""
+    """Open the growing file, at its full size and with its header; `cleanup` closes it, and on an error discards it."""
     partial = output.partial
+    cleanup.push(lambda error, *_: discard(partial) if error else None)
     try:
-        # Neither a link nor a pipe that somebody put there is followed or waited for.
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         if partial.is_symlink() or (partial.exists() and not partial.is_file()):
@@ -154,23 +155,12 @@ def _begin(output: Output, cleanup: ExitStack) -> int:
     cleanup.callback(os.close, handle)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         raise DiskError(f"{partial} is in the way", "remove it, or choose another name")
-    if not _lock(handle, partial):
+    if not lock(handle, partial):
         raise DiskError(f"{output.path} is being written by another run", "wait for it, or choose another name")
-    # Only now is the file ours to remove.
-    cleanup.callback(partial.unlink, missing_ok=True)
     os.ftruncate(handle, 0)
     os.ftruncate(handle, output.plan.size)
     _write(handle, memoryview(output.plan.header), 0)
     return handle
-
-
-def _lock(handle: int, path: Path) -> bool:
-    """Take the file for this run; false where another run has it, or had it and has just given it its final name."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except (BlockingIOError, FileNotFoundError):
-        return False
 
 
 def _jobs(plans: Sequence[Plan]) -> Iterator[_Job]:
@@ -273,11 +263,3 @@ def _write(handle: int, data: memoryview, offset: int) -> None:
 def _sync(handles: Sequence[int]) -> None:
     for handle in handles:
         os.fsync(handle)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

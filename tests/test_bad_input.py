@@ -267,6 +267,26 @@ def test_a_quantized_source_needs_leave(dense: Path, tmp_path: Path, command) ->
     assert command(mquant, *arguments, "--allow-requantize").code == 0
 
 
+def test_a_file_beside_what_is_read_can_be_written_again(copy: Path, command) -> None:  # type: ignore[no-untyped-def]
+    output = copy / "model.gguf"
+    output.with_name("model.gguf.partial").write_bytes(b"left by a run that was killed")
+    for _ in range(2):
+        assert command(mconv, "hf-to-gguf", copy, output, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize("name", ["hf-to-gguf", "hf-to-megatron"])
+@pytest.mark.parametrize("output", [".", "", "/"])
+def test_an_output_without_a_name_is_refused(  # type: ignore[no-untyped-def]
+    output: str, name: str, dense: Path, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    result = command(mconv, name, dense, output)
+    assert result.code in (2, 4)
+    assert [line.split(":")[0] for line in result.err.splitlines()] == ["error", "hint"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_what_is_read_is_never_overwritten(copy: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
     weights = first_shard(copy)
     before = weights.read_bytes()
@@ -281,15 +301,26 @@ def test_what_is_read_is_never_overwritten(copy: Path, tmp_path: Path, command) 
         assert growing.read_bytes() == before
 
 
-@pytest.mark.parametrize("kind", ["link", "pipe"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
 def test_what_stands_where_the_file_grows_is_left_alone(kind: str, dense: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
     precious = tmp_path / "precious.txt"
     precious.write_text("mine")
     partial = tmp_path / "a.gguf.partial"
-    partial.symlink_to(precious) if kind == "link" else os.mkfifo(partial)
+    {"link": lambda: partial.symlink_to(precious), "pipe": lambda: os.mkfifo(partial), "folder": partial.mkdir}[kind]()
     assert_refused(command(mconv, "hf-to-gguf", dense, tmp_path / "a.gguf"), 4, "in the way")
     assert precious.read_text() == "mine"
-    assert partial.is_symlink() or partial.is_fifo()
+    assert partial.is_symlink() or partial.is_fifo() or partial.is_dir()
+
+
+def test_an_interrupt_between_two_steps_leaves_nothing(  # type: ignore[no-untyped-def]
+    dense: Path, tmp_path: Path, command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("convert.run.lock", interrupt)
+    assert command(mconv, "hf-to-gguf", dense, tmp_path / "a.gguf").code == 130
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_device_is_no_output(dense: Path, command) -> None:  # type: ignore[no-untyped-def]

@@ -335,6 +335,17 @@ def test_an_earlier_checkpoint_is_replaced_whole(models, there, back, command) -
     assert_equal_bytes(found, models("mistral"))
 
 
+def test_weights_without_the_rest_do_not_stay(models, there, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    in_the_way = tmp_path / "out" / "tokenizer_config.json"
+    in_the_way.mkdir(parents=True)
+    result = command(cli, "gguf-to-hf", there(models("mistral")), tmp_path / "out", "--overwrite")
+    assert (result.code, "tokenizer_config.json" in result.err) == (4, True)
+    assert [path for path in tmp_path.rglob("*") if path.is_relative_to(tmp_path / "out")] == [
+        tmp_path / "out",
+        in_the_way,
+    ]
+
+
 def test_a_folder_that_holds_the_source_is_refused(models, there, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     folder = tmp_path / "both"
     folder.mkdir()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -181,6 +183,32 @@ def test_a_weight_that_is_not_finite_leaves_nothing(model: Path, command, tmp_pa
     assert "model.layers.1.self_attn.v_proj.weight" in result.err
     assert "row 3, column 5" in result.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["spoiled"]
+
+
+def test_a_folder_that_another_run_writes_is_left_to_it(model: Path, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    growing = tmp_path / "out.partial"
+    growing.mkdir()
+    (growing / "half").write_text("of a model")
+    handle = os.open(growing, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    result = command(cli, "hf-to-megatron", model, tmp_path / "out")
+    assert (result.code, "being written by another run" in result.err) == (4, True)
+    assert [path.name for path in growing.iterdir()] == ["half"]
+    os.close(handle)
+    # What a killed run left behind is no obstacle, and no part of the checkpoint.
+    assert command(cli, "hf-to-megatron", model, tmp_path / "out").code == 0
+    assert not (tmp_path / "out" / "half").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_link_and_an_empty_folder_are_written_into(model: Path, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    for options in ((), ("--overwrite",)):
+        assert command(cli, "hf-to-megatron", model, tmp_path / "link", *options).code == 0
+        assert open_megatron(tmp_path / "disk").spec == open_hf(model).spec
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+    assert (tmp_path / "link").is_symlink()
 
 
 def test_the_plan_is_what_is_written(model: Path, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

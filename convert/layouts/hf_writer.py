@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +95,27 @@ def write_hf(outputs: Sequence[Output], plan: FolderPlan, *, threads: int, what:
     folder = outputs[0].path.parent
     try:
         run(outputs, encode_floats, threads=threads, what=what)
+        _write_rest(folder, plan)
     except BaseException:
         _remove_if_empty(folder)
         raise
-    # What an earlier checkpoint in this folder had, and would be read with this one.
-    for pattern in (CONFIG, _INDEX, *TOKENIZER_FILES, "model*.safetensors"):
-        for path in folder.glob(pattern):
-            if path.name not in plan.weights:
-                path.unlink()
-    write_files(folder, plan.files)
+
+
+def _write_rest(folder: Path, plan: FolderPlan) -> None:
+    """What makes weights a checkpoint; if that fails, they are taken away again."""
+    try:
+        # What an earlier checkpoint in this folder had, and would be read with this one.
+        for pattern in (CONFIG, _INDEX, *TOKENIZER_FILES, "model*.safetensors"):
+            for path in folder.glob(pattern):
+                if path.name not in plan.weights:
+                    path.unlink()
+        write_files(folder, plan.files)
+    except BaseException:
+        for name in (*plan.weights, *plan.files):
+            # Whatever stands in the way of one stays.
+            with suppress(OSError):
+                (folder / name).unlink()
+        raise
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -32,6 +32,7 @@ from convert.layouts.pickles import make_record
 from convert.layouts.torch_dist import INDEX
 from convert.layouts.torch_dist_index import IndexWriter
 from convert.layouts.torch_file import TensorZip, encode_torch_object
+from convert.partial import partial_path, replacing
 from convert.plan import Plan, PlannedTensor
 from convert.run import Output, run
 from convert.spec import ModelSpec
@@ -91,15 +92,16 @@ def check_folder(folder: Path, plan: FolderPlan, inputs: Iterable[Path], *, over
 
     Raises:
         UsageError: the folder holds an input.
-        DiskError: the folder exists already, its parent does not, or the disk has no room.
+        DiskError: the folder exists already and is not empty, its parent does not, or the disk has no room.
     """
-    replaced = {folder.resolve(), _partial(folder).resolve()}
+    place = folder.resolve()
+    replaced = {place, partial_path(place)}
     if any(not replaced.isdisjoint(path.parent.resolve().joinpath(path.name).parents) for path in inputs):
         raise UsageError(f"{folder} holds what is read", "choose another output folder")
-    if folder.exists() and not (overwrite and is_megatron(folder)):
+    if folder.exists() and not (overwrite and is_megatron(folder)) and not _is_empty(folder):
         hint = "choose another name" if overwrite else "choose another name, or pass --overwrite"
         raise DiskError(f"{folder} exists already" + (" and is no Megatron checkpoint" * overwrite), hint)
-    parent = folder.resolve().parent
+    parent = place.parent
     if not parent.is_dir():
         raise DiskError(f"{parent}: no such folder", "create it first, or choose another output")
     free = shutil.disk_usage(parent).free
@@ -121,25 +123,18 @@ def write_megatron(folder: Path, plan: FolderPlan, *, threads: int) -> None:
     Raises:
         SourceError: a weight is not finite, or the source is truncated.
         QuantizationError: a value is beyond the range of the type.
+        DiskError: another run writes this folder, or something is in the way.
         OSError: writing failed.
     """
-    partial = _partial(folder)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        (partial / RELEASE).mkdir(parents=True)
+    with replacing(folder.resolve()) as partial:
+        (partial / RELEASE).mkdir()
         outputs = [Output(weights, partial / name) for name, weights in plan.weights.items()]
         run(outputs, encode_floats, threads=threads, what=folder.name)
         write_files(partial, plan.files)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
-def _partial(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".partial")
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _common(spec: ModelSpec, kind: BlockType) -> dict[str, Any]:
