@@ -68,7 +68,7 @@ def _open_gguf(path: Path) -> Checkpoint:
 
 def _write_gguf(checkpoint: Checkpoint, output: Path, manner: Manner, outtype: str) -> None:
     from convert.encodings import encode_floats
-    from convert.layouts.gguf import model_targets, not_carried, plan_conversion, source_type
+    from convert.layouts.gguf import model_targets, not_carried, plan_conversion, source_type, stays_float32
     from convert.run import Output, check_outputs, run
     from convert.types import BlockType
 
@@ -76,7 +76,7 @@ def _write_gguf(checkpoint: Checkpoint, output: Path, manner: Manner, outtype: s
     targets = model_targets(checkpoint)
     _say(*checkpoint.notes, *not_carried(checkpoint.spec), *checkpoint.vocabulary().notes)
     kind = source_type(targets) if outtype == "auto" else BlockType[outtype.upper()]
-    if outtype == "auto" and any(target.rows.dtype == "F32" and len(target.shape) > 1 for target in targets):
+    if outtype == "auto" and any(target.rows.dtype == "F32" and not stays_float32(target) for target in targets):
         _say(f"float32 matrices are rounded to {kind.name}; --outtype f32 keeps them")
     plan = plan_conversion(checkpoint, targets, kind)
     outputs = [Output(plan, output)]

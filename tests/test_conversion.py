@@ -117,6 +117,17 @@ def test_biases_equal_llama_cpp(tmp_path: Path, convert, oracle: Oracle) -> None
     assert_same_tensors(ours, theirs)
 
 
+def test_only_what_is_rounded_is_said_to_be(tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
+    """A router is float32 in every file, whatever it was before."""
+    checkpoint = checkpoints.mixtral(tmp_path / "model", num_hidden_layers=1)
+    tensors = load_file(checkpoint / "model.safetensors")
+    for name, said in (("block_sparse_moe.gate.weight", False), ("self_attn.q_proj.weight", True)):
+        tensors[f"model.layers.0.{name}"] = tensors[f"model.layers.0.{name}"].float()
+        save_file(tensors, checkpoint / "model.safetensors")
+        result = command(cli, "hf-to-gguf", checkpoint, tmp_path / "out.gguf", "--dry-run")
+        assert ("float32 matrices are rounded" in result.err) is said
+
+
 def test_fused_experts_are_the_experts(experts: Path, tmp_path: Path, convert) -> None:  # type: ignore[no-untyped-def]
     """transformers 5 holds the experts fused; a state dict saved as it stands has them so."""
     model = transformers.MixtralForCausalLM.from_pretrained(experts, dtype=torch.bfloat16)
