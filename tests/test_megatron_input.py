@@ -203,6 +203,16 @@ def test_biases_are_seen_in_the_weights(tmp_path: Path, command) -> None:  # typ
 def test_a_configuration_may_have_any_name(written: Path, model: Path, tmp_path: Path) -> None:
     other = shutil.copytree(model, tmp_path / "other")
     shutil.copy(other / "config.json", other / "mine.json")
+def test_a_quantized_model_that_a_run_began_from_makes_no_quantized_one(
+    written: Path, model: Path, tmp_path: Path, command
+) -> None:  # type: ignore[no-untyped-def]
+    config = json.loads((model / "config.json").read_text())
+    begun_from = shutil.copytree(model, tmp_path / "fp8")
+    (begun_from / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "fp8"}}))
+    assert command(cli, "megatron-to-hf", written, tmp_path / "out", "--hf-config", begun_from).code == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == config
+
+
     (other / "config.json").write_text("{}")
     opened = open_megatron(written, other / "mine.json")
     assert opened.companions()["config.json"] == (model / "config.json").read_bytes()

@@ -86,7 +86,9 @@ def _config(
     config = write(spec, _origin(checkpoint.provenance))
     # A model whose vision part was left out is of another class than its original configuration says.
     if original and original.get("architectures") == config["architectures"]:
-        return {**original, "torch_dtype" if "torch_dtype" in original else "dtype": _TORCH_NAMES[kind]}
+        # The configuration that a run began from may be that of quantized weights; these are not.
+        kept = {key: value for key, value in original.items() if key != "quantization_config"}
+        return {**kept, "torch_dtype" if "torch_dtype" in kept else "dtype": _TORCH_NAMES[kind]}
     # transformers assumes ids where these are silent.
     config |= {f"{role}_token_id": vocabulary.special_ids.get(role) for role in ("bos", "eos", "pad")}
     return dict(sorted({**config, "dtype": _TORCH_NAMES[kind]}.items()))
