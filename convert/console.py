@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import resource
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 INTERRUPTED = 130
+_MOST_FILES = 1 << 16
 
 
 def run_command(command: click.Command) -> None:
@@ -30,7 +32,16 @@ def run_command(command: click.Command) -> None:
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     for signal_number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signal_number, _interrupt)
+    _allow_files()
     sys.exit(_exit_code(command))
+
+
+def _allow_files() -> None:
+    """Let the process open as many files as it may: a run of a thousand ranks leaves two thousand."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if resource.RLIM_INFINITY != soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _interrupt(*_: object) -> None:

@@ -8,6 +8,8 @@ import os
 import pickle
 import shutil
 import zipfile
+import subprocess
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -384,6 +386,28 @@ def test_a_chunk_that_is_not_what_the_index_says_is_refused(written: Path) -> No
     )(written)
     tensors = read_index(written).tensors
     with pytest.raises(FormatError):
+def test_chunks_that_overlap_are_refused(written: Path, model: Path) -> None:
+    """Their values add up to those of the tensor, but some would be read from nowhere."""
+
+    def repeat(index: Any) -> None:
+        chunks = index.state_dict_metadata["decoder.layers.mlp.linear_fc2.weight"].chunks
+        chunks[1] = chunks[0]
+
+    edit_index(repeat)(written)
+    tensor = open_megatron(written, model).tensors["model.layers.0.mlp.down_proj.weight"]
+    with pytest.raises(FormatError, match="overlap"):
+        tensor.read(0, 8)
+
+
+def test_there_may_be_more_files_than_a_process_may_open(state: State, model: Path, tmp_path: Path) -> None:
+    writer = dcp.FileSystemWriter(tmp_path / "many", single_file_per_rank=False)
+    dcp.save(unstacked(state), storage_writer=writer, no_dist=True)
+    assert len(list((tmp_path / "many").glob("*.distcp"))) > 14
+    program = f"ulimit -S -n 16; {sys.executable} -m convert.cli inspect {tmp_path}/many --hf-config {model}"
+    result = subprocess.run(["bash", "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
         _ = [chunk.blob.tensor for tensor in tensors.values() for chunk in tensor.chunks]
 
 
