@@ -6,10 +6,11 @@ import argparse
 import json
 import os
 import pickle
+import resource
 import shutil
-import zipfile
 import subprocess
 import sys
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -202,9 +203,6 @@ def test_biases_are_seen_in_the_weights(tmp_path: Path, command) -> None:  # typ
         open_megatron(tmp_path / "megatron", source)
 
 
-def test_a_configuration_may_have_any_name(written: Path, model: Path, tmp_path: Path) -> None:
-    other = shutil.copytree(model, tmp_path / "other")
-    shutil.copy(other / "config.json", other / "mine.json")
 def test_a_quantized_model_that_a_run_began_from_makes_no_quantized_one(
     written: Path, model: Path, tmp_path: Path, command
 ) -> None:  # type: ignore[no-untyped-def]
@@ -215,6 +213,9 @@ def test_a_quantized_model_that_a_run_began_from_makes_no_quantized_one(
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == config
 
 
+def test_a_configuration_may_have_any_name(written: Path, model: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(model, tmp_path / "other")
+    shutil.copy(other / "config.json", other / "mine.json")
     (other / "config.json").write_text("{}")
     opened = open_megatron(written, other / "mine.json")
     assert opened.companions()["config.json"] == (model / "config.json").read_bytes()
@@ -302,6 +303,13 @@ def test_a_pickle_cannot_change_the_stand_ins() -> None:
         read_pickle(b"\x80\x02cmegatron.core\nThing\n(N}X\x07\x00\x00\x00made_ofX\x01\x00\x00\x00xstb.", "a pickle")
 
 
+def test_a_few_bytes_cannot_take_all_of_the_memory() -> None:
+    """LONG_BINPUT with a number of half a billion."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert read_pickle(b"\x80\x02Nr\xff\xff\xff\x1f.", "a pickle") is None
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
 def test_megatron_objects_are_inert() -> None:
     data = b"\x80\x02cmegatron.core.transformer.enums\nAttnBackend\nK\x05\x85R."
     assert read_pickle(data, "a pickle").arguments == (5,)
@@ -378,14 +386,6 @@ def test_damage_is_found_when_it_is_opened(
     assert word in f"{raised.value} {raised.value.hint}"
 
 
-def test_a_chunk_that_is_not_what_the_index_says_is_refused(written: Path) -> None:
-    edit_index(
-        lambda index: index.storage_data.update(
-            dict(zip(index.storage_data, reversed(list(index.storage_data.values())), strict=True))
-        )
-    )(written)
-    tensors = read_index(written).tensors
-    with pytest.raises(FormatError):
 def test_chunks_that_overlap_are_refused(written: Path, model: Path) -> None:
     """Their values add up to those of the tensor, but some would be read from nowhere."""
 
@@ -408,6 +408,14 @@ def test_there_may_be_more_files_than_a_process_may_open(state: State, model: Pa
     assert result.returncode == 0, result.stderr
 
 
+def test_a_chunk_that_is_not_what_the_index_says_is_refused(written: Path) -> None:
+    edit_index(
+        lambda index: index.storage_data.update(
+            dict(zip(index.storage_data, reversed(list(index.storage_data.values())), strict=True))
+        )
+    )(written)
+    tensors = read_index(written).tensors
+    with pytest.raises(FormatError):
         _ = [chunk.blob.tensor for tensor in tensors.values() for chunk in tensor.chunks]
 
 

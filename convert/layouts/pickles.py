@@ -128,7 +128,10 @@ def global_name(value: Any) -> str:
     return value.made_of if isinstance(value, type) and issubclass(value, Record) else ""
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle._Unpickler):
+    """The unpickler that is written in Python. The one in C is two or three times as fast, but it makes its memo as
+    large as a pickle of ten bytes demands (LONG_BINPUT), be it all of the memory."""
+
     def __init__(self, data: bytes, persistent: Callable[[Any], Any] | None) -> None:
         super().__init__(io.BytesIO(data))
         self._persistent = persistent

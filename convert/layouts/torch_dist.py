@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,7 +111,7 @@ class TensorSlice:
 
         Raises:
             SourceError: no chunk holds some of them, or the file is truncated.
-            FormatError: a chunk is not what the index says.
+            FormatError: a chunk is not what the index says, or two have the same values.
         """
         rows = np.empty((stop - start, row_length(self.shape)), FLOAT_DTYPES[self.dtype])
         filled = 0
@@ -134,6 +135,8 @@ class TensorSlice:
                 for at, first, length in stack:
                     matrix = matrix * length + (at - first)
                 found.append((chunk, matrix))
+        if any(_overlap(one, other) for (one, _), (other, _) in combinations(found, 2)):
+            raise FormatError(f"{INDEX}: chunks of {self.name} overlap", "copy the checkpoint again")
         return found
 
     def _copy(self, chunk: Chunk, matrix: int, start: int, stop: int, rows: np.ndarray) -> int:
@@ -161,6 +164,12 @@ class TensorSlice:
             chunk.blob.file.read_into(block.data.cast("B"), offset)
             wanted[:, left : left + columns] = block
         return (high - low) * columns
+
+
+def _overlap(one: Chunk, other: Chunk) -> bool:
+    """Whether two chunks of one tensor have values in common, so that others are in none."""
+    sides = zip(one.start, one.shape, other.start, other.shape, strict=True)
+    return all(first < start + length and start < first + size for first, size, start, length in sides)
 
 
 @dataclass(frozen=True)
@@ -202,12 +211,12 @@ class _Index:
     def read(self) -> DistributedCheckpoint:
         blobs: dict[str, dict[tuple[int, ...] | None, Blob]] = {}
         for place, info in self._index.state["storage_data"].items():
-            key, offset = place.attribute("fqn"), place.attribute("offset")
+            key, offset = _text(place.attribute("fqn")), place.attribute("offset")
             blobs.setdefault(key, {})[None if offset is None else _size(offset)] = self._blob(key, info)
         tensors, objects = {}, {}
         for key, entry in self._index.state["state_dict_metadata"].items():
             if is_name(entry, _METADATA + "TensorStorageMetadata"):
-                tensors[key] = self._tensor(key, entry, blobs.get(key, {}))
+                tensors[key] = self._tensor(_text(key), entry, blobs.get(key, {}))
             elif key in blobs:
                 objects[key] = blobs[key][None]
         return DistributedCheckpoint(tensors, objects)
@@ -237,12 +246,14 @@ class _Index:
         path, offset, length = (info.attribute(name) for name in ("relative_path", "offset", "length"))
         if info.attribute("transform_descriptors"):
             raise FormatError(f"{INDEX}: {key} is compressed", "save the checkpoint without a compression extension")
-        if Path(path).name != path or path in ("", ".", ".."):
+        if Path(_text(path)).name != path or path in ("", ".", ".."):
             raise SourceError(f"{INDEX}: {path!r} is outside the folder", "do not use this checkpoint")
         if path not in self._files:
             self._files[path] = open_file(self._folder / path)
         file = self._files[path]
-        if type(offset) is not int or type(length) is not int or offset < 0 or offset + length > file.size:
+        if type(offset) is not int or type(length) is not int:
+            raise ValueError("a place in a file is no number")
+        if offset < 0 or offset + length > file.size:
             raise SourceError(
                 f"{path}: {key} ends at byte {offset + length}, the file has {file.size}",
                 "the file is truncated; copy the checkpoint again",
@@ -256,5 +267,11 @@ def _size(size: Any) -> tuple[int, ...]:
         raise ValueError("a size is missing")
     lengths = tuple(size.arguments[0])
     if any(type(length) is not int or length < 0 for length in lengths):
-        raise ValueError(f"{lengths} is no size")
+        raise ValueError("a size is no list of lengths")
     return lengths
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a name is no text")
+    return value
