@@ -13,10 +13,13 @@ from pathlib import Path
 
 from convert.errors import DiskError
 
+PARTIAL = ".partial"
+"""What is added to the name of what grows."""
+
 
 def partial_path(path: Path) -> Path:
     """The name of a file or folder while it grows."""
-    return path.parent / f"{path.name}.partial"
+    return path.parent / f"{path.name}{PARTIAL}"
 
 
 def lock(handle: int, path: Path) -> bool:

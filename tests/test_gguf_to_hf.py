@@ -335,6 +335,13 @@ def test_an_earlier_checkpoint_is_replaced_whole(models, there, back, command) -
     assert_equal_bytes(found, models("mistral"))
 
 
+def test_what_a_killed_run_left_is_no_hindrance(models, there, back, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    file = there(models("mistral"))
+    (tmp_path / "back").mkdir()
+    (tmp_path / "back" / "model-00001-of-00002.safetensors.partial").write_bytes(b"half a model")
+    assert not list(back(file).glob("*.partial"))
+
+
 def test_weights_without_the_rest_do_not_stay(models, there, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     in_the_way = tmp_path / "out" / "tokenizer_config.json"
     in_the_way.mkdir(parents=True)

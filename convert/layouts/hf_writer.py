@@ -15,6 +15,7 @@ from convert.families.table import Target
 from convert.folder import FolderPlan, write_files
 from convert.layouts.companions import CONFIG, TOKENIZER_FILES, companion_files, encode_json
 from convert.layouts.safetensors import lay_out_shard
+from convert.partial import PARTIAL, discard
 from convert.plan import Plan
 from convert.rearrange import Rows
 from convert.run import Output, check_outputs, run
@@ -61,13 +62,16 @@ def check_folder(folder: Path, plan: FolderPlan, inputs: Iterable[Path], *, over
     """
     if folder.exists() and not folder.is_dir():
         raise DiskError(f"{folder} is not a folder", "choose another output folder")
-    if not overwrite and folder.is_dir() and any(folder.iterdir()):
-        raise DiskError(f"{folder} is not empty", "choose another folder, or pass --overwrite")
     if not folder.parent.is_dir():
         raise DiskError(f"{folder.parent}: no such folder", "create it first, or choose another output")
     inputs = list(inputs)
     if folder.resolve() in {path.parent.resolve() for path in inputs}:
         raise UsageError(f"{folder} holds what is read", "choose another output folder")
+    # What a killed run left is no hindrance.
+    for path in folder.glob(f"model*.safetensors{PARTIAL}"):
+        discard(path)
+    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise DiskError(f"{folder} is not empty", "choose another folder, or pass --overwrite")
     folder.mkdir(exist_ok=True)
     outputs = [Output(shard, folder / name) for name, shard in plan.weights.items()]
     try:

@@ -64,13 +64,13 @@ def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:
     known, unknown = config_of(arguments)
     known |= _biases(stored)
     found = _configuration(hf_config, beside)
+    config = read_object(found) if found else {"vocab_size": _stored_vocabulary(stored), **known}
     wanted = [*(unknown if found is None else ()), *(["the tokenizer"] if tokenizer is None else [])]
     if wanted:
         raise SourceError(
             f"{folder}: the checkpoint does not say {', '.join(wanted)}",
             "give --hf-config a folder with the config.json and the tokenizer of the model",
         )
-    config = read_object(found) if found else {"vocab_size": _stored_vocabulary(stored), **known}
     source = found.parent if found else folder
     family = family_of_class(architecture(config))
     spec = family.read_config(config)
