@@ -304,7 +304,7 @@ def test_a_model_that_is_not_finite_fails_after_its_results(
     assert broken["perplexity"] is None
     assert broken["standard_error"] is None
     assert good["perplexity"] > 1
-    what = f"{text}: the perplexity under {path} is not finite"
+    what = f"the perplexity is not finite on {text}"
     assert [(finding["kind"], finding["what"]) for finding in broken["findings"]] == [("not_finite_perplexity", what)]
     assert not good["findings"]
     assert result.err.splitlines()[0] == f"error: {path}: not_finite_perplexity: {what}"

@@ -103,19 +103,19 @@ def _measure_file(
                 "tokens": measured.tokens,
                 "chunks": len(chunks),
                 "seconds": round(time.perf_counter() - began, 3),
-                "findings": _findings(file, text, measured),
+                "findings": _findings(text, measured),
             }
             began = time.perf_counter()
 
 
-def _findings(file: Path, text: Path, measured: Perplexity) -> list[Finding]:
+def _findings(text: Path, measured: Perplexity) -> list[Finding]:
     import math
 
     from validate.findings import Finding
 
     if math.isfinite(measured.value):
         return []
-    what = f"{text}: the perplexity under {file} is not finite"
+    what = f"the perplexity is not finite on {text}"
     return [Finding("perplexity", "not_finite_perplexity", str(text), what)]
 
 
