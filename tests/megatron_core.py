@@ -23,9 +23,10 @@ def run_ranks(*jobs: dict[str, Any]) -> None:
             config as a dict), and what to do with the model, in this order: `load` (folder),
             `tokens` (list of ids) with `logits` (a .npy file), `save` (an empty folder), `save_ranks` (a folder for
             the legacy format, one file a rank). Also `padded_vocab`: rows of
-            the embedding; `sharding`: what decides on the keys that are saved.
+            the embedding; `sharding`: what decides on the keys that are saved; `expert_tensor`: tensor ranks that share
+            an expert; `grouped`: whether the experts are GroupedMLP's, which compute on a GPU alone.
     """
-    jobs = tuple({"tensor": 1, "pipeline": 1, "expert": 1, **job} for job in jobs)
+    jobs = tuple({"tensor": 1, "pipeline": 1, "expert": 1, "expert_tensor": 1, **job} for job in jobs)
     (world,) = {max(job["tensor"], job["expert"]) * job["pipeline"] for job in jobs}
     with tempfile.TemporaryDirectory() as folder:
         text = json.dumps({"jobs": jobs, "store": f"file://{folder}/store"}, default=str)
@@ -61,9 +62,11 @@ def _prepare_cpu() -> None:
     import megatron.core.fusions.fused_softmax as softmax
     import megatron.core.tensor_parallel.random as generators
     import megatron.core.transformer.moe.moe_utils as moe
+    from megatron.core.transformer.moe import grouped_gemm_util
 
     generators.CudaRNGStatesTracker.fork = lambda *_, **__: contextlib.nullcontext()
     softmax.get_default_causal_mask = lambda size: torch.triu(torch.ones(size, size), diagonal=1).bool()
+    grouped_gemm_util.assert_grouped_gemm_is_available = lambda: None
     if not hasattr(moe, "te_general_gemm"):
         moe.te_general_gemm = None
 
@@ -102,6 +105,8 @@ def _build(job: dict[str, Any]) -> Any:
         tensor_model_parallel_size=job["tensor"],
         pipeline_model_parallel_size=job["pipeline"],
         expert_model_parallel_size=job["expert"],
+        expert_tensor_parallel_size=job["expert_tensor"],
+        moe_grouped_gemm=job.get("grouped", False),
         pipeline_dtype=dtype,
         params_dtype=dtype,
         bf16=dtype == torch.bfloat16,
@@ -114,7 +119,7 @@ def _build(job: dict[str, Any]) -> Any:
     )
     model = GPTModel(
         config,
-        get_gpt_layer_local_spec(num_experts=experts, moe_grouped_gemm=False, normalization="RMSNorm"),
+        get_gpt_layer_local_spec(num_experts=experts, moe_grouped_gemm=job.get("grouped"), normalization="RMSNorm"),
         vocab_size=job.get("padded_vocab", hf["vocab_size"]),
         max_sequence_length=hf["max_position_embeddings"],
         pre_process=parallel_state.is_pipeline_first_stage(),
@@ -170,7 +175,7 @@ def _save_rank(model: Any, job: dict[str, Any]) -> None:
         tensor_model_parallel_size=job["tensor"],
         pipeline_model_parallel_size=job["pipeline"],
         expert_model_parallel_size=job["expert"],
-        expert_tensor_parallel_size=1,
+        expert_tensor_parallel_size=job["expert_tensor"],
         num_layers=job["config"]["num_hidden_layers"],
         attention_backend=AttnBackend.auto,
     )
@@ -209,7 +214,10 @@ def _do(job: dict[str, Any]) -> None:
     from megatron.core import dist_checkpointing, parallel_state
 
     parallel_state.initialize_model_parallel(
-        job["tensor"], job["pipeline"], expert_model_parallel_size=job["expert"], expert_tensor_parallel_size=1
+        job["tensor"],
+        job["pipeline"],
+        expert_model_parallel_size=job["expert"],
+        expert_tensor_parallel_size=job["expert_tensor"],
     )
     torch.manual_seed(0)
     model = _build(job)

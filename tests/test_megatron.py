@@ -160,3 +160,21 @@ def test_megatron_core_computes_what_transformers_does(
         assert np.abs(found - expected).max() < 1e-4
         assert_equal_tensors(tmp_path / name / "again", model, hf_config=model)
         assert_equal_tensors(tmp_path / name / "ranks", model, hf_config=model)
+
+
+def test_experts_in_one_matrix_come_back(models: dict[str, Path], convert: Convert, tmp_path: Path) -> None:
+    """GroupedMLP's are transposed in its ranks' files, and are not in torch_dist."""
+    model = models["mixture"]
+    load = str(convert("hf-to-megatron", model, "megatron") / "release")
+    layouts: list[dict] = [{"expert": 2}, {"tensor": 2, "expert_tensor": 2}]
+    jobs = []
+    for number, layout in enumerate(layouts):
+        (tmp_path / f"again-{number}").mkdir()
+        places = {"save": str(tmp_path / f"again-{number}"), "save_ranks": str(tmp_path / f"ranks-{number}")}
+        jobs.append({**layout, "grouped": True, "config": config_of(model), "load": load, **places})
+    run_ranks(*jobs)
+    saved = torch.load(tmp_path / "ranks-1" / "mp_rank_00" / "model_optim_rng.pt", weights_only=False)["model"]
+    assert "decoder.layers.0.mlp.experts.weight1" in saved
+    for number in range(len(layouts)):
+        assert_equal_tensors(tmp_path / f"again-{number}", model, hf_config=model)
+        assert_equal_tensors(tmp_path / f"ranks-{number}", model, hf_config=model)

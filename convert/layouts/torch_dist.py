@@ -155,15 +155,22 @@ class TensorSlice:
                 f"but {INDEX} says {list(chunk.shape)} of {self.dtype}",
                 "the files belong to different checkpoints; copy it again",
             )
+        wanted = rows[low - start : high - start, left : left + columns]
+        if stored.pitch:
+            block = np.empty((columns, high - low), rows.dtype)
+            for number, values in enumerate(block):
+                offset = stored.offset + (number * stored.pitch + low - first_row) * rows.itemsize
+                chunk.blob.file.read_into(values.data.cast("B"), offset)
+            wanted[:] = block.T
+            return block.size
         offset = stored.offset + (matrix * height + low - first_row) * columns * rows.itemsize
-        wanted = rows[low - start : high - start]
         if columns == rows.shape[1]:
             chunk.blob.file.read_into(wanted.data.cast("B"), offset)
         else:
             block = np.empty((high - low, columns), rows.dtype)
             chunk.blob.file.read_into(block.data.cast("B"), offset)
-            wanted[:, left : left + columns] = block
-        return (high - low) * columns
+            wanted[:] = block
+        return wanted.size
 
 
 def _overlap(one: Chunk, other: Chunk) -> bool:

@@ -12,7 +12,7 @@ import math
 import struct
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,25 @@ class _Window(io.RawIOBase):
 
 @dataclass(frozen=True)
 class StoredArray:
-    """A tensor in a torch.save zip: dtype (F32, F16, BF16), shape, and the byte of the file where its values start."""
+    """A tensor in a torch.save zip.
+
+    Attributes:
+        dtype: F32, F16 or BF16.
+        shape: lengths of its axes.
+        offset: the byte of the file where its values start.
+        pitch: 0 where they lie row after row; of a matrix that lies column after column, values from one to the next.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     offset: int
+    pitch: int = 0
+
+    def rows(self, start: int, count: int) -> StoredArray:
+        """A run of its rows."""
+        step = 1 if self.pitch else math.prod(self.shape[1:])
+        offset = self.offset + start * step * FLOAT_DTYPES[self.dtype].itemsize
+        return replace(self, shape=(count, *self.shape[1:]), offset=offset)
 
 
 class TorchZip:

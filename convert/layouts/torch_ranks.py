@@ -8,11 +8,10 @@ vocabulary are shared out, hidden never is.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate, product
 from pathlib import Path
@@ -35,6 +34,8 @@ _LAYER = re.compile(r"(?<=^decoder\.layers\.)\d+")
 # SequentialMLP, TEGroupedMLP, and what torch_dist calls both.
 _LOCAL_EXPERT = re.compile(r"\.experts\.local_experts\.(\d+)\.(linear_fc\d)\.weight$")
 _GROUPED_EXPERT = re.compile(r"\.experts\.(linear_fc\d)\.weight(\d+)$")
+# GroupedMLP, up to Megatron-Core 0.16.
+_STACKED_EXPERTS = re.compile(r"\.experts\.weight([12])$")
 _EXPERTS = ".experts.experts."
 _SHARED_OUT = frozenset({"vocab", "query", "key_value", "ffn"})
 
@@ -87,7 +88,7 @@ def read_ranks(folder: Path) -> tuple[dict[str, ChunkedTensor], Mapping[str, Any
     stages = {rank[1]: saved for rank, saved in ranks.items()}
     pieces: dict[str, dict[int, _Values]] = defaultdict(dict)
     for rank, saved in ranks.items():
-        for key, values in _numbered(rank, saved, stages):
+        for key, values in _numbered(rank, saved, stages, expert):
             # Ranks that hold the same part hold the same values.
             pieces[key].setdefault(rank[0] % expert_tensor if _EXPERTS in key else rank[0], values)
     tensors = {key: _joined(key, [parts[place] for place in sorted(parts)]) for key, parts in pieces.items()}
@@ -147,17 +148,21 @@ def _read_rank(folder: Path) -> _RankFile:
     return _RankFile(arguments, chunks)
 
 
-def _numbered(rank: Rank, saved: _RankFile, stages: Mapping[int, _RankFile]) -> Iterator[tuple[str, _Values]]:
+def _numbered(
+    rank: Rank, saved: _RankFile, stages: Mapping[int, _RankFile], expert_ranks: int
+) -> Iterator[tuple[str, _Values]]:
     """The tensors of a rank, layers and experts under their numbers in the whole model.
 
     Args:
         stages: a rank of each stage of the pipeline.
+        expert_ranks: how many ranks share the experts.
     """
     # With virtual stages, all first chunks of the stages come before all second ones.
     order = list(product(sorted(saved.chunks), sorted(stages)))
     counts = [stages[stage].layers(chunk) for chunk, stage in order]
     first_layers = dict(zip(order, accumulate(counts, initial=0), strict=False))
-    for chunk, values in saved.chunks.items():
+    for chunk, stored in saved.chunks.items():
+        values = dict(_apart(stored, expert_ranks))
         first_layer = first_layers[chunk, rank[1]]
         experts = {int(found[0]) for key in values if (found := _expert(key))}
         first_expert = rank[2] * len(experts)
@@ -169,6 +174,31 @@ def _numbered(rank: Rank, saved: _RankFile, stages: Mapping[int, _RankFile]) -> 
                 head = key[: key.rindex(".experts.")]
                 key = f"{head}{_EXPERTS}{first_expert + expert[0]}.{expert[1]}.weight"
             yield key, value
+
+
+def _apart(stored: Mapping[str, _Values], expert_ranks: int) -> Iterator[tuple[str, _Values]]:
+    """The tensors of a rank; those of GroupedMLP, which have all of its experts, as one for each.
+
+    Layout: megatron/core/transformer/moe/experts.py, `GroupedMLP`. One matrix after the other, with columns where the
+    other modules have rows; the shapes [hidden, experts * 2 * ffn] and [experts * ffn, hidden] are names only.
+    """
+    for key, value in stored.items():
+        found = _STACKED_EXPERTS.search(key)
+        if found is None:
+            yield key, value
+            continue
+        router = stored.get(key[: found.start()] + ".router.weight")
+        count = router.tensor.shape[0] // expert_ranks if router is not None and router.tensor.shape else 0
+        whole, by_columns = value.tensor, found[1] == "1"
+        if len(whole.shape) != 2 or not count or whole.shape[by_columns] % count:
+            raise FormatError(f"{value.source}: not a matrix for each expert", "the files are not from one checkpoint")
+        hidden, width = whole.shape[not by_columns], whole.shape[by_columns] // count
+        size = hidden * width * FLOAT_DTYPES[whole.dtype].itemsize
+        shape = (width, hidden) if by_columns else (hidden, width)
+        for number in range(count):
+            part = StoredArray(whole.dtype, shape, whole.offset + number * size, pitch=shape[0])
+            name = f"{key[: found.start()]}.experts.local_experts.{number}.linear_fc{found[1]}.weight"
+            yield name, replace(value, tensor=part)
 
 
 def _expert(key: str) -> tuple[int, str] | None:
@@ -206,12 +236,8 @@ def _joined(key: str, parts: list[_Values]) -> ChunkedTensor:
 
 def _rows(part: _Values, number: int, count: int) -> _Values:
     """One of several equal runs of a part's rows."""
-    if count == 1:
-        return part
-    whole = part.tensor
-    shape = (whole.shape[0] // count, *whole.shape[1:])
-    size = math.prod(shape) * FLOAT_DTYPES[whole.dtype].itemsize
-    return _Values(part.file, part.source, StoredArray(whole.dtype, shape, whole.offset + number * size))
+    height = part.tensor.shape[0] // count
+    return replace(part, tensor=part.tensor.rows(number * height, height))
 
 
 def _cut(key: str) -> tuple[int | None, int]:
