@@ -154,6 +154,10 @@ def test_a_number_in_the_tracker_names_the_iteration(written: Path, model: Path)
     written.rename(root / "iter_0001200")
     (root / "latest_checkpointed_iteration.txt").write_text("1200\n")
     assert_model(root, model)
+    (root / "latest_checkpointed_iteration.txt").unlink()
+    with pytest.raises(SourceError) as raised:
+        open_megatron(root, model)
+    assert str(root / "iter_0001200") in raised.value.hint
 
 
 def test_settings_of_the_run_are_enough_beside_a_tokenizer(written: Path, model: Path) -> None:

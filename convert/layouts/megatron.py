@@ -134,9 +134,10 @@ def _iteration(folder: Path) -> Path:
         found = folder / (word if word == "release" else f"iter_{int(word):07d}")
     if (found / INDEX).is_file() or any(found.glob(FOLDERS)):
         return found
+    saved = next(iter(sorted(found.glob("iter_*"))), None)
     raise SourceError(
-        f"{found}: neither {INDEX} nor {FOLDERS}",
-        f"give the folder of a Megatron-Core checkpoint, or the one that holds {TRACKER}",
+        f"{found}: neither {INDEX}, nor {FOLDERS}, nor {TRACKER}",
+        f"give the folder of one iteration, as {saved}" if saved else "give the folder of a Megatron-Core checkpoint",
     )
 
 
