@@ -156,6 +156,12 @@ def test_rope_scaling_comes_back(rope: dict, tmp_path: Path, there, back) -> Non
     assert config.rope_parameters == parameters
 
 
+def test_a_sliding_window_comes_back(tmp_path: Path, there, back) -> None:  # type: ignore[no-untyped-def]
+    """In a key of our own: those of llama.cpp say nothing of it for these models."""
+    checkpoint = checkpoints.mistral(tmp_path / "windowed", sliding_window=1024, num_hidden_layers=1)
+    assert transformers.AutoConfig.from_pretrained(back(there(checkpoint))).sliding_window == 1024
+
+
 def test_ministral3_comes_back_as_its_text_model(ministral3: Path, there, back) -> None:  # type: ignore[no-untyped-def]
     found = back(there(ministral3))
     original = transformers.AutoConfig.from_pretrained(ministral3).text_config

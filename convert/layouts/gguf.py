@@ -20,6 +20,9 @@ from convert.types import BlockType
 # ggml.h, GGML_QNT_VERSION.
 QUANTIZATION_VERSION = 2
 
+SLIDING_WINDOW = "mconv.attention.sliding_window"
+"""Tokens of a sliding window: the architectures of these models have no key for it, as llama.cpp has no use for it."""
+
 FILE_TYPES = {BlockType.F32: 0, BlockType.F16: 1, BlockType.Q8_0: 7, BlockType.BF16: 32}
 """`general.file_type` of the types that a conversion can write (llama.h, `llama_ftype`)."""
 
@@ -67,11 +70,11 @@ def stays_float32(target: Target) -> bool:
 
 
 def not_carried(spec: ModelSpec) -> Iterable[str]:
-    """What GGUF cannot say of a model, each in a sentence."""
+    """What llama.cpp does not do as the model does, each in a sentence."""
     if spec.sliding_window is not None and spec.sliding_window < spec.context:
         yield (
             f"sliding-window attention ({spec.sliding_window} tokens) has no place in this GGUF architecture: "
-            "llama.cpp attends to the whole context"
+            f"llama.cpp attends to the whole context, and only mconv reads {SLIDING_WINDOW}"
         )
 
 
@@ -87,6 +90,8 @@ def model_metadata(checkpoint: Checkpoint, file_type: int) -> Metadata:
     architecture = spec.gguf_architecture
     metadata: Metadata = {"general.architecture": string(architecture), **checkpoint.provenance}
     metadata |= {f"{architecture}.{key}": value for key, value in hyperparameters(spec).items()}
+    if spec.sliding_window is not None:
+        metadata[SLIDING_WINDOW] = uint32(spec.sliding_window)
     metadata["general.file_type"] = uint32(file_type)
     metadata["general.quantization_version"] = uint32(QUANTIZATION_VERSION)
     return metadata | checkpoint.vocabulary().metadata()

@@ -13,7 +13,7 @@ from convert.checkpoint import Checkpoint
 from convert.errors import FormatError, MappingError
 from convert.families import family_of_gguf
 from convert.families.table import canonical_tensors
-from convert.layouts.gguf import rope_factors
+from convert.layouts.gguf import SLIDING_WINDOW, rope_factors
 from convert.layouts.gguf_file import GgufFile
 from convert.layouts.gguf_split import read_gguf_model
 from convert.metadata import Metadata, ValueType
@@ -145,6 +145,7 @@ def _read_keys(name: str, metadata: Metadata, stored: dict[str, FileTensor]) -> 
         tied="output.weight" not in stored,
         experts=experts,
         experts_per_token=keys.count("expert_used_count") if experts else 0,
+        sliding_window=_Keys(name, metadata, "").count(SLIDING_WINDOW, 0) or None,
         attention_temperature_scale=scale,
         attention_bias="blk.0.attn_q.bias" in stored,
         mlp_bias="blk.0.ffn_gate.bias" in stored,

@@ -45,7 +45,7 @@ def compare_specs(found: ModelSpec, reference: ModelSpec, *, folders: bool) -> I
     computes within the reference's context is a warning.
 
     Args:
-        folders: whether neither is from a GGUF file, which has no place for a sliding window.
+        folders: whether neither is from a GGUF file, which need not hold a sliding window.
     """
     for name in (*_FIELDS, *(_FIELDS_OF_FOLDERS if folders else ())):
         yield from _compare(name, getattr(found, name), getattr(reference, name))
