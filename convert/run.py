@@ -14,7 +14,7 @@ import threading
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -130,19 +130,51 @@ def run(outputs: Sequence[Output], encode: Encode, *, threads: int, what: str) -
         OSError: writing failed.
     """
     with ExitStack() as cleanup:
-        handles = [_begin(output, cleanup) for output in outputs]
+        files = [_begin(output, cleanup) for output in outputs]
         starts = [len(output.plan.header) for output in outputs]
         jobs = list(_jobs([output.plan for output in outputs]))
         with byte_progress(sum(job.size for job in jobs), what) as bar:
-            _run_jobs(jobs, _Worker(handles, starts, encode), threads, bar.update)
-        _sync(handles)
+            _run_jobs(jobs, _Worker(files, starts, encode), threads, bar.update)
+        for file in files:
+            file.sync()
         for output in outputs:
             output.partial.replace(output.path)
         for folder in {output.path.parent for output in outputs}:
             sync_folder(folder)
 
 
-def _begin(output: Output, cleanup: ExitStack) -> int:
+@dataclass(frozen=True)
+class _GrowingFile:
+    """An open output; the operating system's errors name its path."""
+
+    path: Path
+    handle: int
+
+    def resize(self, size: int) -> None:
+        with self._named():
+            os.ftruncate(self.handle, 0)
+            os.ftruncate(self.handle, size)
+
+    def write(self, data: memoryview, offset: int) -> None:
+        with self._named():
+            while data:
+                count = os.pwrite(self.handle, data, offset)
+                data, offset = data[count:], offset + count
+
+    def sync(self) -> None:
+        with self._named():
+            os.fsync(self.handle)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
+
+
+def _begin(output: Output, cleanup: ExitStack) -> _GrowingFile:
     """Open the growing file, at its full size and with its header; `cleanup` closes it, and on an error discards it."""
     partial = output.partial
     cleanup.push(lambda error, *_: discard(partial) if error else None)
@@ -157,10 +189,10 @@ def _begin(output: Output, cleanup: ExitStack) -> int:
         raise DiskError(f"{partial} is in the way", "remove it, or choose another name")
     if not lock(handle, partial):
         raise DiskError(f"{output.path} is being written by another run", "wait for it, or choose another name")
-    os.ftruncate(handle, 0)
-    os.ftruncate(handle, output.plan.size)
-    _write(handle, memoryview(output.plan.header), 0)
-    return handle
+    file = _GrowingFile(output.path, handle)
+    file.resize(output.plan.size)
+    file.write(memoryview(output.plan.header), 0)
+    return file
 
 
 def _jobs(plans: Sequence[Plan]) -> Iterator[_Job]:
@@ -190,8 +222,8 @@ def _step(target: Target) -> int:
 class _Worker:
     """What every thread does with a job."""
 
-    def __init__(self, handles: Sequence[int], starts: Sequence[int], encode: Encode) -> None:
-        self._handles = handles
+    def __init__(self, files: Sequence[_GrowingFile], starts: Sequence[int], encode: Encode) -> None:
+        self._files = files
         self._starts = starts
         self._encode = encode
         self._stopped = threading.Event()
@@ -214,7 +246,7 @@ class _Worker:
             encoded = self._encode(job.target, kinds, rows, start)
             for number, (place, tensor) in enumerate(job.destinations):
                 data = encoded[tensor.type].data.cast("B")
-                _write(self._handles[place], data, self._offset(place, tensor) + start * tensor.row_bytes)
+                self._files[place].write(data, self._offset(place, tensor) + start * tensor.row_bytes)
                 if tensor.envelope:
                     checksums[number] = zlib.crc32(data, checksums[number])
         for (place, tensor), checksum in zip(job.destinations, checksums, strict=True):
@@ -224,8 +256,8 @@ class _Worker:
 
     def _seal(self, place: int, tensor: PlannedTensor, around: tuple[bytes, bytes]) -> None:
         begin = self._offset(place, tensor)
-        _write(self._handles[place], memoryview(around[0]), begin - len(around[0]))
-        _write(self._handles[place], memoryview(around[1]), begin + tensor.info.size)
+        self._files[place].write(memoryview(around[0]), begin - len(around[0]))
+        self._files[place].write(memoryview(around[1]), begin + tensor.info.size)
 
     def _offset(self, place: int, tensor: PlannedTensor) -> int:
         return self._starts[place] + tensor.offset
@@ -252,14 +284,3 @@ def _collect(pending: set[Future[int]], advance: Callable[[int], object]) -> set
     for future in done:
         advance(future.result())
     return rest
-
-
-def _write(handle: int, data: memoryview, offset: int) -> None:
-    while data:
-        count = os.pwrite(handle, data, offset)
-        data, offset = data[count:], offset + count
-
-
-def _sync(handles: Sequence[int]) -> None:
-    for handle in handles:
-        os.fsync(handle)

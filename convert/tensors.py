@@ -73,10 +73,15 @@ class SourceFile:
 
         Raises:
             SourceError: the file ends before the buffer is full (it changed since its header was read).
+            OSError: it cannot be read; with the file's name.
         """
         done = 0
         while done < len(buffer):
-            count = os.preadv(self._handle.fileno(), [buffer[done:]], offset + done)
+            try:
+                count = os.preadv(self._handle.fileno(), [buffer[done:]], offset + done)
+            except OSError as error:
+                error.filename = str(self.path)
+                raise
             if count == 0:
                 raise SourceError(
                     f"{self.path.name}: the file ends at byte {offset + done}, inside a tensor",
