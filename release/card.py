@@ -19,7 +19,6 @@ from release.prompt import prompt_format
 from release.runners import runners
 from release.weights import TypeFiles
 
-CARD = "README.md"
 PLOT = "size-vs-kl.svg"
 _TEMPLATES = Path(__file__).with_name("templates")
 

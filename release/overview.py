@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from quantize import kernels
-from release.card import CARD
 from release.checking import PAGE, VALIDATION
-from release.files import SUMS
+from release.files import CARD, SUMS
 from release.ledger import content_step
 from release.provenance import PROVENANCE
 from release.signing import SIGNATURE

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from convert.console import format_bytes, note
 from convert.errors import PublishError
+from convert.hub.errors import reason
 from release.operations import MAIN, PublishPlan
 from release.remote import Remote, mark, wrong_files
 from release.survey import moved
@@ -56,8 +57,11 @@ class Steps:
         """
         ref = f"refs/pr/{number}"
         small = [name for name in self._plan.missing if not self._is_weight(name)]
-        for names in ([small] if small else []) + [[name] for name in self._plan.missing if self._is_weight(name)]:
-            self._commit(names, ref)
+        if small or self._plan.deleted:
+            self._commit(small, ref, delete=self._plan.deleted)
+        for name in self._plan.missing:
+            if self._is_weight(name):
+                self._commit([name], ref)
         self.verify(ref, f"pull request {number}")
 
     def upload_to_main(self, parent: str) -> str:
@@ -72,7 +76,7 @@ class Steps:
         for name in self._plan.missing:
             if self._is_weight(name):
                 self._remote.persist(partial(self._send, [name], MAIN))
-        return self._commit(list(self._plan.missing), MAIN, parent)
+        return self._commit(list(self._plan.missing), MAIN, parent, self._plan.deleted)
 
     def verify(self, revision: str, where: str) -> None:
         """Compare size and sum of every file with the listing of a revision.
@@ -86,8 +90,9 @@ class Steps:
         """Merge a pull request into main, if that is where it was; returns the commit that this made.
 
         Raises:
-            PublishError: main has moved.
+            PublishError: main has moved, or the account may not merge.
         """
+        from huggingface_hub.errors import HfHubHTTPError
 
         def action() -> str:
             request = self._remote.request(number)
@@ -95,9 +100,18 @@ class Steps:
                 head = self._remote.head(MAIN)
                 if head != parent:
                     raise moved(self._plan.repo, parent, head)
-                if request.status == "draft":
-                    self._remote.api.change_discussion_status(self._plan.repo, number, "open")
-                self._remote.api.merge_pull_request(self._plan.repo, number)
+                try:
+                    if request.status == "draft":
+                        self._remote.api.change_discussion_status(self._plan.repo, number, "open")
+                    self._remote.api.merge_pull_request(self._plan.repo, number)
+                except HfHubHTTPError as error:
+                    if error.response.status_code != 403:
+                        raise
+                    raise PublishError(
+                        f"{self._plan.repo}: pull request {number} is whole and verified, but cannot be merged by this "
+                        f"account: {reason(error)}",
+                        f"have it merged at {request.url}, and run the same command again: it goes on from there",
+                    ) from error
                 request = self._remote.request(number)
             return request.merge_commit_oid or self._remote.head(MAIN)
 
@@ -119,7 +133,9 @@ class Steps:
         self._remote.persist(action)
 
     def _compare(self, revision: str, where: str) -> None:
-        wrong = wrong_files(self._remote.listing(revision), self._plan.files, self._folder)
+        listing = self._remote.listing(revision)
+        wrong = wrong_files(listing, self._plan.files, self._folder)
+        wrong |= {name: "is still there" for name in self._plan.deleted if name in listing}
         if wrong:
             name, difference = next(iter(wrong.items()))
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -131,8 +147,11 @@ class Steps:
     def _is_weight(self, name: str) -> bool:
         return name.endswith(_WEIGHTS) or self._plan.files[name].size > _LARGE
 
-    def _commit(self, names: Sequence[str], revision: str, parent: str | None = None) -> str:
+    def _commit(
+        self, names: Sequence[str], revision: str, parent: str | None = None, delete: Sequence[str] = ()
+    ) -> str:
         """Commit files to a revision, which must be at `parent` if that is given; returns the commit."""
+        from huggingface_hub import CommitOperationDelete
 
         def action() -> str:
             head = self._remote.head(revision)
@@ -140,15 +159,16 @@ class Steps:
             # The answer to a commit that was made may have been lost.
             files = {name: self._plan.files[name] for name in names}
             left = list(wrong_files(listing, files, self._folder))
-            if not left:
+            gone = [CommitOperationDelete(name, is_folder=False) for name in delete if name in listing]
+            if not left and not gone:
                 return head
             if parent is not None and head != parent:
                 raise moved(self._plan.repo, parent, head)
             additions = self._send(left, revision)
             made = self._remote.api.create_commit(
                 self._plan.repo,
-                additions,
-                commit_message=self._title if len(names) > 1 else f"{self._title}: {names[0]}",
+                [*additions, *gone],
+                commit_message=f"{self._title}: {names[0]}" if len(names) == 1 else self._title,
                 commit_description=mark(self._plan.id),
                 revision=revision,
                 parent_commit=head,
