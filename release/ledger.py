@@ -90,6 +90,11 @@ class Ledger:
         """Size and sum of files of the release, by name."""
         return {name: self.digest(self.folder / name) for name in sorted(names)}
 
+    def names(self, step: str) -> tuple[str, ...]:
+        """The files of a step, as far as it got."""
+        record = self._records.get(step)
+        return tuple(sorted(record.outputs)) if record else ()
+
     def is_done(self, step: Step) -> bool:
         """Whether the files of a step are there, made from the same inputs and not touched since."""
         record = self._records.get(step.name)

@@ -136,8 +136,8 @@ def _publish(plan: PublishPlan, folder: Path, remote: Remote) -> Publication:
     if plan.parent is None:
         raise PublishError(f"{plan.repo}: the Hub does not say what {MAIN} is at", "run the same command again")
     if plan.others and not plan.delete_others and not plan.merged:
-        left = ", ".join(plan.others[:5]) + (", ..." if len(plan.others) > 5 else "")
-        note(f"note: {plan.repo} has {len(plan.others)} other files, which stay: {left}")
+        names = ", ".join(plan.others[:5]) + (", ..." if len(plan.others) > 5 else "")
+        note(f"note: {plan.repo} has other files too, which stay (--delete-others removes them): {names}")
     if CARD in plan.missing:
         # Before there is a pull request, or gigabytes are sent.
         remote.persist(lambda: remote.check_card((folder / CARD).read_text("utf-8")))

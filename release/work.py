@@ -21,10 +21,11 @@ from release.checking import (
     validation_text,
 )
 from release.documents import document_files
-from release.extras import extra_files
+from release.extras import LICENCE, extra_files
 from release.files import SUMS, FileDigest
 from release.ledger import Ledger, Step, content_step, open_ledger, read_ledger, write_contents
 from release.material import Material, open_material
+from release.metadata import gaps
 from release.project import Project
 from release.signing import SIGNATURE, check_signing, sign
 from release.weights import TypeFiles, plan_types, weights_step, write_weights
@@ -91,6 +92,8 @@ class Work:
         if missing:
             self._unseal()
             write_weights(missing, self.material, self.ledger, self.project.recipe.imatrix, self.threads)
+        if not self.ledger.is_done(content_step(EXTRAS, self.extras)):
+            self._tell_gaps()
         self._write(EXTRAS, self.extras)
 
     def check(self, accepted: str | None) -> Mapping[str, Any]:
@@ -135,7 +138,9 @@ class Work:
         if not self.ledger.is_done(content_step(EXTRAS, self.extras)):
             missing.append("the small files")
         if missing:
-            raise UsageError(f"not built, or not from this recipe: {', '.join(missing)}", self._hint("build"))
+            raise UsageError(
+                f"not built, changed since, or not from this recipe: {', '.join(missing)}", self._hint("build")
+            )
 
     def require_checked(self) -> Mapping[str, Any]:
         """The same for what was measured.
@@ -162,6 +167,12 @@ class Work:
         if not all(map(self.ledger.is_done, steps)):
             raise UsageError("the release is not finished", self._hint("check"))
         return self._measured() | self.ledger.outputs(name for step in steps for name in step.outputs)
+
+    def _tell_gaps(self) -> None:
+        for line in gaps(self.project.recipe, self.material):
+            note(f"note: {line}")
+        if LICENCE not in self.extras:
+            note(f"note: no {LICENCE}: the source has none, and the recipe no licence_file")
 
     def _write(self, name: str, files: Mapping[str, bytes]) -> None:
         if not self.ledger.is_done(content_step(name, files)):

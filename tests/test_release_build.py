@@ -122,7 +122,7 @@ class TestAChangedRecipe:
         before = inodes(folder)
         write_recipe(recipe, recommended="Q8_0")
         refused = command(cli, "publish", recipe, "--dry-run")
-        assert refused.code == 2 and "not built, or not from this recipe" in refused.err
+        assert refused.code == 2 and "not built, changed since, or not from this recipe" in refused.err
         assert command(cli, "build", recipe).code == 0
         # What the sums say of the small files is no longer so.
         assert not (folder / "SHA256SUMS").exists()

@@ -79,7 +79,8 @@ def report_overview(found: Overview, as_json: bool) -> None:
     )
     click.echo(
         f"\ndisk: {format_bytes(found.needed)} needed, {format_bytes(found.free)} free\n"
-        f"time: {_duration(found.build_seconds)} to build, {_duration(found.check_seconds)} to check"
+        f"time: {_duration(found.build_seconds)} to build, {_duration(found.check_seconds)} to check\n"
+        f"goes to: {found.repository or 'no repository, the recipe names none'}"
     )
 
 
