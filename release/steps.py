@@ -105,11 +105,12 @@ class Steps:
                         self._remote.api.change_discussion_status(self._plan.repo, number, "open")
                     self._remote.api.merge_pull_request(self._plan.repo, number)
                 except HfHubHTTPError as error:
-                    if error.response.status_code != 403:
+                    # Not allowed to, or in conflict with what main has become.
+                    if error.response.status_code not in (403, 409):
                         raise
                     raise PublishError(
-                        f"{self._plan.repo}: pull request {number} is whole and verified, but cannot be merged by this "
-                        f"account: {reason(error)}",
+                        f"{self._plan.repo}: pull request {number} is whole and verified, but cannot be merged: "
+                        f"{reason(error)}",
                         f"have it merged at {request.url}, and run the same command again: it goes on from there",
                     ) from error
                 request = self._remote.request(number)
