@@ -85,6 +85,7 @@ def disk_error(error: OSError) -> DiskError:
     hints = {
         errno.ENOSPC: "free some space, or choose another output folder",
         errno.EDQUOT: "the quota is used up: free some space, or choose another output folder",
+        errno.EFBIG: "the file system, or a limit of this session (ulimit -f), allows no file so large",
         errno.EACCES: "check the permissions",
         errno.EPERM: "check the permissions",
         errno.EROFS: "choose an output folder that can be written",

@@ -10,6 +10,7 @@ from typing import Any
 
 from convert.console import note
 from convert.errors import UsageError
+from release.card import PLOT
 from release.checking import (
     PAGE,
     VALIDATION,
@@ -22,11 +23,12 @@ from release.checking import (
 )
 from release.documents import document_files
 from release.extras import LICENCE, extra_files
-from release.files import SUMS, FileDigest
+from release.files import CARD, SUMS, FileDigest
 from release.ledger import Ledger, Step, content_step, open_ledger, read_ledger, write_contents
 from release.material import Material, open_material
 from release.metadata import gaps
 from release.project import Project
+from release.provenance import PROVENANCE
 from release.signing import SIGNATURE, check_signing, sign
 from release.weights import TypeFiles, plan_types, weights_step, write_weights
 
@@ -86,6 +88,8 @@ class Work:
         if self.signature:
             check_signing()
         optional = [SIGNED] if self.signature else []
+        # What is in the way of the last step is said before the first.
+        self.ledger.check_free([*self.extras, VALIDATION, PAGE, CARD, PLOT, PROVENANCE, SUMS])
         weights = (step.name for _, step in self.weights)
         self.ledger.keep_only([*weights, EXTRAS, self.measurements.name, VALIDATED, DOCUMENTS, *optional])
         missing = [(files, step) for files, step in self.weights if not self.ledger.is_done(step)]
@@ -165,7 +169,8 @@ class Work:
         documents = self._documents(self.require_checked(), accepted)
         steps = [content_step(DOCUMENTS, documents), *([self.signature] if self.signature else [])]
         if not all(map(self.ledger.is_done, steps)):
-            raise UsageError("the release is not finished", self._hint("check"))
+            why = "" if accepted is None else " --accept-failed-gates REASON"
+            raise UsageError("the release is not finished, or for another REASON", self._hint("check") + why)
         return self._measured() | self.ledger.outputs(name for step in steps for name in step.outputs)
 
     def _tell_gaps(self) -> None:

@@ -21,7 +21,7 @@ from convert.errors import SourceError
 from release.card import render_card
 from release.cli import cli
 from release.extras import extra_files
-from release.markdown import code_block, code_span, escape
+from release.markdown import code_block, code_span, escape, link
 from release.material import open_material
 from release.project import open_project
 from release.signing import sign
@@ -103,6 +103,26 @@ def test_every_number_of_the_table_is_measured(card: ModelCard, report: dict[str
         assert ("**recommended**" in note) == (kind == "Q4_K_M")
     (original,) = [row for row in report["perplexity"]["results"] if row["file"] == report["reference"]]
     assert f"is {original['perplexity']:.4f} ± {original['standard_error']:.4f}." in card.text
+
+
+def test_what_was_found_is_named(released: Path, report: dict[str, Any]) -> None:
+    changed = json.loads(json.dumps(report))
+    for gate in changed["gates"]["results"]:
+        gate["status"] = "pass"
+        if gate["gate"] in ("tokens", "generate"):
+            gate |= {"status": "warn", "what": "odd_words: 'x' and more of it"}
+    changed["gates"]["results"][-1] |= {"gate": "generate", "status": "fail", "what": "loop: for ever"}
+    text = render(released, changed)
+    assert "| warn: odd words (Q4_K_M, Q8_0) |" in text
+    assert "| warn: odd words (Q4_K_M, Q8_0); fail: loop (Q8_0) |" in text
+
+
+def test_a_licence_of_its_own_is_linked(report: dict[str, Any], tmp_path: Path) -> None:
+    address = "https://mistral.ai/licenses/MRL-0.1.md"
+    own = {"licence": "other", "licence_name": "mrl", "licence_link": address}
+    assert f": [mrl]({address})." in render(write_recipe(tmp_path / "r.toml", **own), report)
+    assert link("mrl", "javascript:alert(1)") == "mrl (javascript:alert(1))"
+    assert link("a|b", None) == "a\\|b"
 
 
 def test_numbers_follow_validation_json(released: Path, report: dict[str, Any]) -> None:
