@@ -84,6 +84,7 @@ def publish_folder(
         repo: `ORGANIZATION/NAME`; created if it does not exist.
         private: visibility of a new repository. Nothing is published to a public one if this is set.
         tag: a name for the published commit.
+        way: through a pull request or not, what becomes of other files, and whether it is done at all.
         expected: sizes and sums that the files must have.
         patience: how often and how long what fails is tried again.
 
@@ -135,12 +136,7 @@ def _publish(plan: PublishPlan, folder: Path, remote: Remote) -> Publication:
         plan = remote.persist(lambda: survey(plan, folder, remote, user, state))
     if plan.parent is None:
         raise PublishError(f"{plan.repo}: the Hub does not say what {MAIN} is at", "run the same command again")
-    if plan.others and not plan.delete_others and not plan.merged:
-        names = ", ".join(plan.others[:5]) + (", ..." if len(plan.others) > 5 else "")
-        note(f"note: {plan.repo} has other files too, which stay (--delete-others removes them): {names}")
-    if CARD in plan.missing:
-        # Before there is a pull request, or gigabytes are sent.
-        remote.persist(lambda: remote.check_card((folder / CARD).read_text("utf-8")))
+    _look_ahead(plan, folder, remote)
     steps = Steps(plan, folder, remote)
     state = PublishState(plan.repo, plan.id, plan.parent, plan.number)
     state.save(state_path)
@@ -158,6 +154,15 @@ def _publish(plan: PublishPlan, folder: Path, remote: Remote) -> Publication:
         steps.tag(plan.tag, commit)
     replace(state, commit=commit).save(state_path)
     return Publication(begun, _url(plan.repo), state.pull_request, commit)
+
+
+def _look_ahead(plan: PublishPlan, folder: Path, remote: Remote) -> None:
+    """What is better known before there is a pull request, or gigabytes are sent."""
+    if plan.others and not plan.delete_others and not plan.merged:
+        names = ", ".join(plan.others[:5]) + (", ..." if len(plan.others) > 5 else "")
+        note(f"note: {plan.repo} has other files too, which stay (--delete-others removes them): {names}")
+    if CARD in plan.missing:
+        remote.persist(lambda: remote.check_card((folder / CARD).read_text("utf-8")))
 
 
 def _url(repo: str) -> str:

@@ -137,6 +137,7 @@ def test_numbers_follow_validation_json(released: Path, report: dict[str, Any]) 
 
 def test_each_program_has_its_command(card: ModelCard) -> None:
     for line in (
+        "hf download rosa/tiny-mistral-GGUF tiny-mistral-Q4_K_M.gguf --local-dir .",
         "llama-server -hf rosa/tiny-mistral-GGUF:Q4_K_M",
         "ollama run hf.co/rosa/tiny-mistral-GGUF:Q4_K_M",
         "lms get https://huggingface.co/rosa/tiny-mistral-GGUF@Q4_K_M",
