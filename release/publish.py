@@ -127,6 +127,10 @@ def _look(plan: PublishPlan, folder: Path) -> Publication:
 
 
 def _publish(plan: PublishPlan, folder: Path, remote: Remote) -> Publication:
+    from huggingface_hub import get_token, is_offline_mode
+
+    if is_offline_mode() and get_token():
+        raise PublishError("HF_HUB_OFFLINE keeps the Hub out of reach", "unset it, or look with --dry-run")
     state_path = folder / STATE
     state = load_state(state_path)
     user = remote.persist(remote.user)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from convert.console import format_bytes, note
 from convert.errors import PublishError
-from convert.hub.errors import reason
+from convert.hub.errors import refused
 from release.operations import MAIN, PublishPlan
 from release.remote import Remote, mark, wrong_files
 from release.survey import moved
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
 
 _WEIGHTS = (".gguf", ".safetensors")
+_OTHER_TOKEN = "use a token that may write and take part in discussions, or give --no-pr to commit straight to main"
 # What the Hub keeps in git itself is smaller.
 _LARGE = 10_000_000
 
@@ -45,7 +46,8 @@ class Steps:
                 "Files of a release. mrelease merges this once it has verified the size and the sum of each.\n\n"
                 + mark(self._plan.id)
             )
-            return self._remote.api.create_pull_request(self._plan.repo, self._title, description=description).num
+            with refused(f"{self._plan.repo}: no pull request can be opened", _OTHER_TOKEN, 403):
+                return self._remote.api.create_pull_request(self._plan.repo, self._title, description=description).num
 
         return self._remote.persist(action)
 
@@ -92,7 +94,6 @@ class Steps:
         Raises:
             PublishError: main has moved, or the account may not merge.
         """
-        from huggingface_hub.errors import HfHubHTTPError
 
         def action() -> str:
             request = self._remote.request(number)
@@ -100,19 +101,13 @@ class Steps:
                 head = self._remote.head(MAIN)
                 if head != parent:
                     raise moved(self._plan.repo, parent, head)
-                try:
+                what = f"{self._plan.repo}: pull request {number} is whole and verified, but cannot be merged"
+                hint = f"have it merged at {request.url}, and run the same command again: it goes on from there"
+                # Not allowed to, or in conflict with what main has become.
+                with refused(what, hint, 403, 409):
                     if request.status == "draft":
                         self._remote.api.change_discussion_status(self._plan.repo, number, "open")
                     self._remote.api.merge_pull_request(self._plan.repo, number)
-                except HfHubHTTPError as error:
-                    # Not allowed to, or in conflict with what main has become.
-                    if error.response.status_code not in (403, 409):
-                        raise
-                    raise PublishError(
-                        f"{self._plan.repo}: pull request {number} is whole and verified, but cannot be merged: "
-                        f"{reason(error)}",
-                        f"have it merged at {request.url}, and run the same command again: it goes on from there",
-                    ) from error
                 request = self._remote.request(number)
             return request.merge_commit_oid or self._remote.head(MAIN)
 

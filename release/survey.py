@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.errors import PublishError
-from convert.hub.errors import reason
+from convert.hub.errors import refused
 from release.files import STATE
 from release.operations import MAIN, PublishPlan
 from release.remote import Remote, wrong_files
@@ -15,6 +15,8 @@ from release.state import PublishState
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
+
+_STRAIGHT = "switch them on in its settings, or give --no-pr to commit straight to main"
 
 
 def survey(
@@ -93,20 +95,14 @@ def _open_requests(wanted: PublishPlan, remote: Remote, user: str) -> dict[int, 
     Raises:
         PublishError: the repository has none, and the release is to go through one.
     """
-    from huggingface_hub.errors import HfHubHTTPError
-
     try:
-        return remote.open_requests(user)
-    except HfHubHTTPError as error:
         # Whoever may see a repository may see its pull requests, unless they are switched off.
-        if error.response.status_code != 403:
+        with refused(f"{wanted.repo} takes no pull requests", _STRAIGHT, 403):
+            return remote.open_requests(user)
+    except PublishError:
+        if wanted.pull_request:
             raise
-        if not wanted.pull_request:
-            return {}
-        raise PublishError(
-            f"{wanted.repo} takes no pull requests: {reason(error)}",
-            "switch them on in its settings, or give --no-pr to commit straight to main",
-        ) from error
+        return {}
 
 
 def _is_merged(remote: Remote, number: int) -> bool:

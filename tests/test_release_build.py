@@ -182,6 +182,8 @@ class TestAChangedRecipe:
         assert "tiny-mistral-F16.gguf" in after
         # What said that the release is whole is gone until it is.
         assert after.keys().isdisjoint({"README.md", "SHA256SUMS", "provenance.json", "tiny-mistral-Q8_0.gguf"})
+        unfinished = command(cli, "publish", folder, "--repo", "rosa/x", "--dry-run")
+        assert (unfinished.code, "not finished" in unfinished.err) == (2, True)
         refused = command(cli, "publish", recipe, "--dry-run")
         assert (refused.code, "not checked" in refused.err) == (2, True)
         assert not next(i for i in command(cli, "plan", recipe, "--json").json["items"] if i["file"] == "README.md")[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from convert.console import disk_error
 from convert.errors import MconvError, PublishError, SourceError
@@ -59,6 +60,23 @@ def reason(error: BaseException) -> str:
         return "an answer that is not the Hub's: no JSON"
     text = scrub(str(cause)).strip()
     return f"{type(cause).__name__}: {text[:200]}" if text else type(cause).__name__
+
+
+@contextmanager
+def refused(what: str, hint: str, *statuses: int) -> Iterator[None]:
+    """Where an answer of one of these statuses means something of its own.
+
+    Raises:
+        PublishError: says what it means, and why the Hub gave it.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
+    except HfHubHTTPError as error:
+        if error.response.status_code not in statuses:
+            raise
+        raise PublishError(f"{what}: {reason(error)}", hint) from error
 
 
 def explain(error: Exception, repo: str, revision: str | None = None) -> MconvError:

@@ -85,11 +85,12 @@ def _refuse(of_what: str, **options: object) -> None:
 
 
 def _publish_folder(folder: Path, repo: str | None, private: bool | None, tag: str | None, way: Way) -> Publication:
-    from release.gatekeeping import unaccepted_gates
+    from release.gatekeeping import require_finished, unaccepted_gates
     from release.publish import publish_folder
 
     if repo is None:
         raise UsageError(f"{folder} is a folder, and says nothing of a repository", "give --repo ORG/NAME")
+    require_finished(folder)
     failed = unaccepted_gates(folder)
     if failed:
         raise ValidationError(

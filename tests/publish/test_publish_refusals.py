@@ -154,6 +154,18 @@ def test_who_may_open_but_not_merge(hub: Hub, machine: Client, release: Path) ->
     assert_published(hub, "rosa/theirs", release)
 
 
+def test_who_may_write_but_not_open(hub: Hub, machine: Client, release: Path) -> None:
+    hub.faults.add(Fault("POST .*/discussions$", "status", status=403))
+    refused(machine.run(IMPATIENT, release, "rosa/quiet"), "rosa/quiet: no pull request can be opened", "--no-pr")
+
+
+def test_offline(hub: Hub, release: Path, tmp_path: Path) -> None:
+    offline = Client(hub, tmp_path / "offline", variables={"HF_HUB_OFFLINE": "1"})
+    ended = offline.run(PUBLISH, release, "--repo", "rosa/offline")
+    offline.close()
+    refused(ended, "HF_HUB_OFFLINE keeps the Hub out of reach", "unset it")
+
+
 def test_a_repository_without_pull_requests(hub: Hub, machine: Client, release: Path) -> None:
     hub.storage.create("rosa/silent", private=True)
     hub.faults.add(Fault("GET .*/discussions$", "status", times=2, status=403))
