@@ -269,7 +269,11 @@ def check_importance(assignments: Iterable[Assignment], matrix: ImportanceMatrix
         if assignment.is_copy or (matrix and matrix.weights_of(tensor.name, tensor.shape) is not None):
             continue
         if assignment.requires_importance:
-            hint = f"{matrix.file_name} has none for it: use another" if matrix else "give them with --imatrix"
+            hint = (
+                f"{matrix.file_name} has none for it: use another"
+                if matrix
+                else "give them: --imatrix, or imatrix in a recipe"
+            )
             raise QuantizationError(f"{tensor.name} is useless as {block_type.name} without importance values", hint)
         if matrix and block_type.uses_importance:
             missing.append(tensor.name)

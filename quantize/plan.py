@@ -83,5 +83,5 @@ def _refuse_requantizing(assignments: Collection[Assignment]) -> None:
         if assignment.tensor.type.is_quantized and not assignment.is_copy:
             raise QuantizationError(
                 f"{assignment.tensor.name} is {assignment.tensor.type.name} already; quantizing it again loses much",
-                "start from the 16-bit model, or pass --allow-requantize",
+                "start from the 16-bit model, or give mquant --allow-requantize",
             )

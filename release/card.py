@@ -11,7 +11,7 @@ from quantize import ggml
 from release.card_numbers import check_rows, has_plot, table_rows, text_rows
 from release.checking import failed_gates
 from release.extras import RECIPE
-from release.markdown import Markdown, code_block, code_span, escape
+from release.markdown import Markdown, code_block, code_span, escape, link
 from release.material import Material
 from release.metadata import base_model, card_metadata, licence_of
 from release.project import Project
@@ -19,7 +19,6 @@ from release.prompt import prompt_format
 from release.runners import runners
 from release.weights import TypeFiles
 
-CARD = "README.md"
 PLOT = "size-vs-kl.svg"
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -80,8 +79,7 @@ def render_card(
         fallbacks=[one.quantization for one in types if one.quantization.fallbacks],
         limits=material.source.notes,
         original_runner="transformers" if material.path.is_dir() else "llama.cpp",
-        licence=licence_name or licence,
-        licence_link=licence_link,
+        licence=link(licence_name or licence, licence_link) if licence else None,
         has_licence=has_licence,
         versions={"mconv": __version__, "ggml": ggml.version()},
     )

@@ -68,7 +68,7 @@ def table_rows(types: Sequence[TypeFiles], report: Mapping[str, Any], recommende
             bits=f"{row['bits_per_weight']:.2f}",
             perplexity=_with_error(worst["perplexity"], worst["perplexity_standard_error"]),
             kl_mean=_show(worst["kl"]["mean"], ".6f"),
-            kl_tail=_show(worst["kl"]["p99_9"], ".5f"),
+            kl_tail=_show(worst["kl"]["p99_9"], ".6f"),
             same_top=_show(worst["same_top"], ".2%"),
             note=Markdown(", ".join(note for note, applies in notes.items() if applies)),
         )
@@ -84,12 +84,17 @@ def text_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def check_rows(types: Sequence[TypeFiles], report: Mapping[str, Any]) -> Iterator[Check]:
-    """Each check, and the types that it found something at."""
+    """Each check, and what it found at which types."""
     names = {one.first: one.type for one in types}
     for check in report["checks"]:
-        gates = [gate for gate in report["gates"]["results"] if gate["gate"] == check]
-        found = [f"{names[gate['file']]}: {gate['status']}" for gate in gates if gate["status"] != "pass"]
-        yield Check(check, _CHECKS.get(check, ""), ", ".join(found) or "pass")
+        found: dict[str, list[str]] = {}
+        for gate in report["gates"]["results"]:
+            if gate["gate"] == check and gate["status"] != "pass":
+                # What is told begins with the name of what was found.
+                finding = str(gate["what"]).split(":")[0].replace("_", " ")
+                found.setdefault(f"{gate['status']}: {finding}", []).append(names[gate["file"]])
+        result = "; ".join(f"{what} ({', '.join(where)})" for what, where in found.items())
+        yield Check(check, _CHECKS.get(check, ""), result or "pass")
 
 
 def has_plot(report: Mapping[str, Any]) -> bool:

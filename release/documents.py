@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from release.card import CARD, PLOT, render_card
+from release.card import PLOT, render_card
 from release.card_numbers import has_plot
 from release.extras import LICENCE
-from release.files import SUMS, FileDigest
+from release.files import CARD, SUMS, FileDigest
 from release.ledger import Ledger
 from release.material import Material
 from release.project import Project

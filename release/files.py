@@ -12,6 +12,7 @@ from convert.console import byte_progress
 from convert.documents import read_text
 from convert.errors import DiskError, FormatError, PublishError, UsageError
 
+CARD = "README.md"
 SUMS = "SHA256SUMS"
 STATE = "publish-state.json"
 LEDGER = "build-state.json"

@@ -78,13 +78,12 @@ def _look_at(source: str, hf_config: Path | None) -> tuple[str, Metadata, str | 
         opened = open_source(path, hf_config)
         name = _content(opened.metadata, "general.name")
         return _file_name(name if isinstance(name, str) else opened.stem), opened.metadata, None
-    from convert.hub.sources import parse_source
-    from release.hub_card import fetch_card
+    from convert.hub.sources import download_card, parse_source
 
     hub = parse_source(source)
     if hub is None:
         raise SourceError(f"{source}: no such file or folder", "give a checkpoint, or ORGANIZATION/NAME on the Hub")
-    folder = fetch_card(hub)
+    folder = download_card(hub)
     return _file_name(hub.repo.split("/")[1]), card_metadata(read_card(folder)), f"{hub.repo}@{folder.name}"
 
 

@@ -6,9 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from convert.documents import read_object_if_any
-from convert.errors import FormatError
+from convert.errors import FormatError, UsageError
 from release.checking import VALIDATION, failed_gates
-from release.provenance import ACCEPTED, PROVENANCE
+from release.files import LEDGER, SUMS
+from release.provenance import ACCEPTED, PROVENANCE, gate_line
+
+
+def require_finished(folder: Path) -> None:
+    """Refuse a release that is still being made: it has no sums until it is whole.
+
+    Raises:
+        UsageError: it is.
+    """
+    if (folder / LEDGER).is_file() and not (folder / SUMS).is_file():
+        raise UsageError(f"{folder}: the release is not finished", "run mrelease check on its recipe")
 
 
 def unaccepted_gates(folder: Path) -> list[dict[str, Any]]:
@@ -20,10 +31,10 @@ def unaccepted_gates(folder: Path) -> list[dict[str, Any]]:
     report, provenance = read_object_if_any(folder / VALIDATION), read_object_if_any(folder / PROVENANCE)
     try:
         failed = failed_gates(report) if report else []
-        if not failed or ACCEPTED in provenance["predicate"]["buildDefinition"]["externalParameters"]:
-            return []
+        parameters = provenance["predicate"]["buildDefinition"]["externalParameters"] if failed else {}
+        accepted = parameters[ACCEPTED]["gates"] if ACCEPTED in parameters else []
+        return [gate for gate in failed if gate_line(gate) not in accepted]
     except (KeyError, TypeError) as error:
         raise FormatError(
             f"{folder}: {VALIDATION} and {PROVENANCE} are not what this version writes", "build the release again"
         ) from error
-    return failed

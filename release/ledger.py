@@ -90,6 +90,11 @@ class Ledger:
         """Size and sum of files of the release, by name."""
         return {name: self.digest(self.folder / name) for name in sorted(names)}
 
+    def names(self, step: str) -> tuple[str, ...]:
+        """The files of a step, as far as it got."""
+        record = self._records.get(step)
+        return tuple(sorted(record.outputs)) if record else ()
+
     def is_done(self, step: Step) -> bool:
         """Whether the files of a step are there, made from the same inputs and not touched since."""
         record = self._records.get(step.name)
@@ -106,20 +111,28 @@ class Ledger:
             return False
         return all(self._is(file, digest) for file, digest in record.outputs.items())
 
+    def check_free(self, names: Iterable[str]) -> None:
+        """See to it that files of these names may be written.
+
+        Raises:
+            DiskError: one is there and comes from somebody else.
+        """
+        owned = {name for record in self._records.values() for name in record.outputs}
+        for name in names:
+            if name not in owned and os.path.lexists(self.folder / name):
+                raise DiskError(
+                    f"{self.folder / name} is there already, and was not built here",
+                    "move it away, or choose another --folder",
+                )
+
     def begin(self, *steps: Step) -> None:
         """Write down that the files of these steps are about to be made; files that they no longer have go away.
 
         Raises:
-            DiskError: a file of such a name is there and comes from somebody else.
+            DiskError: see `check_free`.
         """
-        owned = {name for record in self._records.values() for name in record.outputs}
         for step in steps:
-            for name in step.outputs:
-                if name not in owned and os.path.lexists(self.folder / name):
-                    raise DiskError(
-                        f"{self.folder / name} is there already, and was not built here",
-                        "move it away, or choose another --folder",
-                    )
+            self.check_free(step.outputs)
             record = self._records.get(step.name)
             for name, digest in record.outputs.items() if record else ():
                 if (self.folder / name).exists() and digest is not None and not self._is(name, digest):
@@ -177,12 +190,15 @@ def read_ledger(folder: Path) -> Ledger:
     """The ledger of a folder, empty where there is none.
 
     Raises:
+        DiskError: it is no folder.
         FormatError: the file is not what this version writes.
     """
-    content = read_object_if_any(folder / LEDGER)
-    if not content:
-        return Ledger(folder, {}, {})
+    if folder.exists() and not folder.is_dir():
+        raise DiskError(f"{folder} is not a folder", "choose another --folder")
     try:
+        content = read_object_if_any(folder / LEDGER)
+        if not content:
+            return Ledger(folder, {}, {})
         if content["schema_version"] != _SCHEMA_VERSION:
             raise ValueError(content["schema_version"])
         records = {
@@ -193,7 +209,7 @@ def read_ledger(folder: Path) -> Ledger:
             for name, step in content["steps"].items()
         }
         sums = {str(path): _Sum(**known) for path, known in content["sums"].items()}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, FormatError) as error:
         raise FormatError(
             f"{LEDGER} is not what this version writes", "move the folder away, and build the release again"
         ) from error

@@ -34,6 +34,15 @@ def code_span(text: object) -> Markdown:
     return Markdown(f"{ticks}{space}{content}{space}{ticks}")
 
 
+def link(text: object, address: str | None) -> Markdown:
+    """A text that leads to an address of the web; both as plain text where the address is none that can be followed."""
+    if address is None:
+        return escape(text)
+    if not re.fullmatch(r"https?://[\w.~/?#%&=+:-]+", address, re.ASCII):
+        return Markdown(f"{escape(text)} ({escape(address)})")
+    return Markdown(f"[{escape(text)}]({address})")
+
+
 def code_block(text: object, language: str = "") -> Markdown:
     """A text as a block of code, whatever is in it."""
     content = "\n".join(visible(line) for line in str(text).split("\n"))

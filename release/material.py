@@ -16,6 +16,7 @@ from convert.provenance import SAMPLING
 from quantize.imatrix import ImportanceMatrix, read_imatrix
 from quantize.source import Source, open_source
 from release.project import Project
+from release.recipe import from_home
 
 if TYPE_CHECKING:
     from convert.hub.sources import HubSource
@@ -72,10 +73,11 @@ def open_material(project: Project) -> Material:
 
     Raises:
         UsageError: the source names no commit of a model on the Hub.
-        SourceError, FormatError, MappingError: the source or the importance matrix cannot be read.
+        SourceError, FormatError, MappingError: the source, the importance matrix or another file cannot be read.
         PublishError, DiskError: see `convert.hub.sources.download`.
     """
     recipe = project.recipe
+    recipe.check_paths()
     path, hub = _locate(project)
     source = open_source(path, recipe.hf_config)
     files = {_name(file, path, recipe.hf_config): file for file in _files(path, source)}
@@ -85,7 +87,7 @@ def open_material(project: Project) -> Material:
 
 def _locate(project: Project) -> tuple[Path, HubSource | None]:
     said = project.recipe.source
-    local = project.path.parent / Path(said).expanduser()
+    local = project.path.parent / from_home(said)
     if local.exists():
         return local, None
     from convert.hub.sources import download, parse_source

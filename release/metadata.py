@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from release.markdown import visible
 from release.material import Material
-from release.recipe import Recipe
+from release.recipe import LANGUAGE, Recipe
 
 # Libraries that cannot load what is published, though the source is made for them.
 _OTHER_LIBRARIES = frozenset({"transformers", "safetensors", "pytorch", "vllm", "mistral-common"})
-_LANGUAGE = re.compile(r"[A-Za-z]{2,12}(-[A-Za-z0-9]{2,8})*")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 _MOST_TAGS = 30
 
@@ -44,6 +44,14 @@ def base_model(recipe: Recipe, material: Material) -> str | None:
     return recipe.base_model or material.repository
 
 
+def gaps(recipe: Recipe, material: Material) -> Iterator[str]:
+    """What a reader of the card will miss, and where it could be told."""
+    if base_model(recipe, material) is None:
+        yield "the card names no base model, so the Hub lists the release under none: base_model in the recipe tells it"
+    if licence_of(recipe, material)[0] is None:
+        yield "the card names no licence: licence in the recipe tells it"
+
+
 def licence_of(recipe: Recipe, material: Material) -> tuple[str | None, str | None, str | None]:
     """The Hub's name of the licence, the name that it has there if that is "other", and where its text is."""
     licence, name, link = recipe.licence, recipe.licence_name, recipe.licence_link
@@ -58,7 +66,7 @@ def licence_of(recipe: Recipe, material: Material) -> tuple[str | None, str | No
 
 def _languages(recipe: Recipe, material: Material) -> list[str]:
     said = _texts(material.metadata("general.languages")) if recipe.languages is None else recipe.languages
-    return [code for code in dict.fromkeys(said) if _LANGUAGE.fullmatch(code)]
+    return [code for code in dict.fromkeys(said) if re.fullmatch(LANGUAGE, code)]
 
 
 def _tags(recipe: Recipe, material: Material) -> list[str]:

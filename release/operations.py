@@ -18,7 +18,7 @@ class Operation:
     """One thing to do on the far side.
 
     Attributes:
-        verb: create, open, upload, keep, verify, merge or tag.
+        verb: create, open, upload, keep, leave, delete, verify, merge or tag.
         subject: a file, a repository, a pull request, a tag.
         digest: of a file.
     """
@@ -38,10 +38,12 @@ class PublishPlan:
         private: whether a repository that has to be created is private.
         pull_request: whether the files go through a pull request.
         tag: the name that the published commit gets, if any.
+        delete_others: whether what the repository has besides is deleted.
         exists: whether the repository is there; None if the far side was not asked.
         parent: the commit that main is at, where it is known.
         number: of the pull request that an earlier run opened.
         present: the files that the target has with the right sum.
+        others: the paths that main has besides.
         merged: whether main has them all, or had them when the pull request was merged.
         tagged: whether the tag is there.
     """
@@ -51,10 +53,12 @@ class PublishPlan:
     private: bool
     pull_request: bool
     tag: str | None
+    delete_others: bool = False
     exists: bool | None = None
     parent: str | None = None
     number: int | None = None
     present: frozenset[str] = frozenset()
+    others: tuple[str, ...] = ()
     merged: bool = False
     tagged: bool = False
 
@@ -65,6 +69,7 @@ class PublishPlan:
             "repo": self.repo,
             "pull_request": self.pull_request,
             "tag": self.tag,
+            "delete_others": self.delete_others,
             "files": {name: [digest.size, digest.sha256] for name, digest in sorted(self.files.items())},
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -73,6 +78,11 @@ class PublishPlan:
     def missing(self) -> dict[str, FileDigest]:
         """What has to be uploaded, smallest first."""
         return {name: digest for name, digest in self.files.items() if name not in self.present}
+
+    @property
+    def deleted(self) -> tuple[str, ...]:
+        """What has to go."""
+        return self.others if self.delete_others and not self.merged else ()
 
     def operations(self) -> Iterator[Operation]:
         """Everything that is left to do, in its order."""
@@ -85,6 +95,8 @@ class PublishPlan:
             yield Operation("open", target)
         for name, digest in self.files.items():
             yield Operation("keep" if name in self.present else "upload", name, digest)
+        for name in self.others:
+            yield Operation("delete" if name in self.deleted else "leave", name)
         yield Operation("verify", target)
         if through_request:
             yield Operation("merge", f"{target} into {MAIN}")

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from quantize import kernels
-from release.card import CARD
+from release.card import PLOT
 from release.checking import PAGE, VALIDATION
-from release.files import SUMS
+from release.files import CARD, SUMS
 from release.ledger import content_step
 from release.provenance import PROVENANCE
 from release.signing import SIGNATURE
@@ -52,6 +52,7 @@ class Overview:
 
     Attributes:
         folder: the release.
+        repository: where it goes; None if the recipe does not say it.
         source: what it is made from, and at which commit.
         items: its files.
         needed, free: bytes on the disk.
@@ -59,6 +60,7 @@ class Overview:
     """
 
     folder: str
+    repository: str | None
     source: str
     commit: str | None
     items: tuple[Item, ...]
@@ -81,6 +83,7 @@ def overview(work: Work) -> Overview:
     existing = next(place for place in (folder, *folder.parents) if place.is_dir())
     return Overview(
         folder=str(work.project.folder),
+        repository=work.project.recipe.repository,
         source=work.material.repository or work.material.source.stem,
         commit=work.material.text("mconv.source.revision"),
         items=items,
@@ -103,7 +106,7 @@ def _items(work: Work) -> Iterator[Item]:
     for name in (VALIDATION, PAGE):
         yield Item(name, "check", None, None, checked)
     sealed = checked and work.ledger.is_intact(DOCUMENTS)
-    for name in (CARD, PROVENANCE, SUMS):
+    for name in work.ledger.names(DOCUMENTS) if sealed else (CARD, PLOT, PROVENANCE, SUMS):
         yield Item(name, "check", None, None, sealed)
     if work.signature:
         yield Item(SIGNATURE, "check", None, None, sealed and work.ledger.is_done(work.signature))

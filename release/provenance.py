@@ -43,8 +43,7 @@ def describe_provenance(
     """
     parameters: dict[str, Any] = {"recipe": tomllib.loads(portable_text(project.text))}
     if accepted is not None:
-        gates = [f"{gate['file']}: {gate['gate']}: {gate['what']}" for gate in failed_gates(report)]
-        parameters[ACCEPTED] = {"reason": accepted, "gates": gates}
+        parameters[ACCEPTED] = {"reason": accepted, "gates": [gate_line(gate) for gate in failed_gates(report)]}
     statement = {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": name, "digest": {"sha256": files[name].sha256}} for name in sorted(files)],
@@ -59,6 +58,11 @@ def describe_provenance(
         },
     }
     return (json.dumps(statement, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def gate_line(gate: Mapping[str, Any]) -> str:
+    """A gate that fails, as the statement has it."""
+    return f"{gate['file']}: {gate['gate']}: {gate['what']}"
 
 
 def _dependencies(project: Project, material: Material, ledger: Ledger) -> Iterator[dict[str, Any]]:

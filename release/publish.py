@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from convert.console import note
-from convert.errors import PublishError, UsageError
+from convert.errors import PublishError
 from convert.hub.client import hub_client
 from convert.hub.errors import explain, reason
 from convert.hub.patience import Patience
-from release.files import STATE, FileDigest, read_folder
+from release.files import CARD, STATE, FileDigest, read_folder
+from release.names import check_repository, check_tag
 from release.operations import MAIN, PublishPlan
 from release.remote import Remote
 from release.state import PublishState, exclusive, load_state
@@ -25,6 +26,24 @@ from release.survey import survey
 
 _PATIENCE = Patience()
 _NONE = Patience(attempts=1)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a release is published.
+
+    Attributes:
+        pull_request: through one; else straight to main, all at once.
+        delete_others: delete what the repository has besides, but .gitattributes; else it is left alone.
+        dry_run: ask the far side what it has, if it can be reached, and change nothing.
+    """
+
+    pull_request: bool = True
+    delete_others: bool = False
+    dry_run: bool = False
+
+
+_WAY = Way()
 
 
 @dataclass(frozen=True)
@@ -53,60 +72,66 @@ def publish_folder(
     repo: str,
     *,
     private: bool,
-    pull_request: bool = True,
     tag: str | None = None,
+    way: Way = _WAY,
     expected: Mapping[str, FileDigest] | None = None,
-    state_path: Path | None = None,
-    dry_run: bool = False,
     patience: Patience = _PATIENCE,
 ) -> Publication:
-    """Make a repository on the Hub hold what a folder holds. Files that it has besides are left alone.
+    """Make a repository on the Hub hold what a folder holds.
 
     Args:
         folder: a release; everything in it is published but hidden files and the state.
         repo: `ORGANIZATION/NAME`; created if it does not exist.
         private: visibility of a new repository. Nothing is published to a public one if this is set.
-        pull_request: go through a pull request; else commit straight to main, all at once.
         tag: a name for the published commit.
+        way: through a pull request or not, what becomes of other files, and whether it is done at all.
         expected: sizes and sums that the files must have.
-        state_path: the state file; `publish-state.json` in the folder if None.
-        dry_run: ask the far side what it has, if it can be reached, and change nothing.
         patience: how often and how long what fails is tried again.
 
     Raises:
-        UsageError: the folder or the name of the repository is none.
+        UsageError: the folder, or the name of the repository or of the tag, is none.
         PublishError: the far side refused, could not be reached, or has not what was sent; or the folder is not whole.
         DiskError: the state could not be written.
     """
-    _check_name(repo)
-    state_path = state_path or folder / STATE
+    check_repository(repo)
+    if tag is not None:
+        check_tag(tag)
     files = read_folder(folder, expected)
-    plan = PublishPlan(repo, files, private, pull_request, tag)
+    plan = PublishPlan(repo, files, private, way.pull_request, tag, way.delete_others)
     with hub_client(patience):
         try:
-            if dry_run:
-                return _look(plan, folder, state_path)
+            if way.dry_run:
+                return _look(plan, folder)
             with exclusive(folder):
-                return _publish(plan, folder, Remote(repo, patience), state_path)
+                return _publish(plan, folder, Remote(repo, patience))
         except Exception as error:
             raise explain(error, repo) from error
 
 
-def _look(plan: PublishPlan, folder: Path, state_path: Path) -> Publication:
+def _look(plan: PublishPlan, folder: Path) -> Publication:
     """The plan; without what is on the far side where that cannot be asked."""
     import httpx2
     from huggingface_hub import get_token
 
     remote = Remote(plan.repo, _NONE)
-    state = load_state(state_path)
+    state = load_state(folder / STATE)
+    signed_in = get_token() is not None
     try:
-        plan = survey(plan, folder, remote, remote.user() if get_token() else None, state)
+        plan = survey(plan, folder, remote, remote.user() if signed_in else None, state)
     except (httpx2.HTTPError, ConnectionError) as error:
         note(f"note: what {plan.repo} has is not known: {reason(error)}")
+    if plan.exists is False and not signed_in:
+        note(f"note: what {plan.repo} has is not known: not signed in, and no public repository has this name")
+        plan = replace(plan, exists=None)
     return Publication(plan, _url(plan.repo), plan.number)
 
 
-def _publish(plan: PublishPlan, folder: Path, remote: Remote, state_path: Path) -> Publication:
+def _publish(plan: PublishPlan, folder: Path, remote: Remote) -> Publication:
+    from huggingface_hub import get_token, is_offline_mode
+
+    if is_offline_mode() and get_token():
+        raise PublishError("HF_HUB_OFFLINE keeps the Hub out of reach", "unset it, or look with --dry-run")
+    state_path = folder / STATE
     state = load_state(state_path)
     user = remote.persist(remote.user)
     begun = plan = remote.persist(lambda: survey(plan, folder, remote, user, state))
@@ -115,6 +140,7 @@ def _publish(plan: PublishPlan, folder: Path, remote: Remote, state_path: Path) 
         plan = remote.persist(lambda: survey(plan, folder, remote, user, state))
     if plan.parent is None:
         raise PublishError(f"{plan.repo}: the Hub does not say what {MAIN} is at", "run the same command again")
+    _look_ahead(plan, folder, remote)
     steps = Steps(plan, folder, remote)
     state = PublishState(plan.repo, plan.id, plan.parent, plan.number)
     state.save(state_path)
@@ -134,16 +160,13 @@ def _publish(plan: PublishPlan, folder: Path, remote: Remote, state_path: Path) 
     return Publication(begun, _url(plan.repo), state.pull_request, commit)
 
 
-def _check_name(repo: str) -> None:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise UsageError(f"{repo!r} is no name of a repository", "write it as ORGANIZATION/NAME") from error
-    if "/" not in repo:
-        raise UsageError(f"{repo!r} has no organization or user", "write it as ORGANIZATION/NAME")
+def _look_ahead(plan: PublishPlan, folder: Path, remote: Remote) -> None:
+    """What is better known before there is a pull request, or gigabytes are sent."""
+    if plan.others and not plan.delete_others and not plan.merged:
+        names = ", ".join(plan.others[:5]) + (", ..." if len(plan.others) > 5 else "")
+        note(f"note: {plan.repo} has other files too, which stay (--delete-others removes them): {names}")
+    if CARD in plan.missing:
+        remote.persist(lambda: remote.check_card((folder / CARD).read_text("utf-8")))
 
 
 def _url(repo: str) -> str:

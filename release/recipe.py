@@ -5,25 +5,66 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from convert.console import parse_bytes
-from convert.errors import UsageError
+from convert.errors import SourceError, UsageError
 from quantize.filetypes import find_file_type
+from release.names import check_repository, check_tag
 
 _PATHS = ("source", "hf_config", "imatrix", "gates", "licence_file")
 _DOCUMENTED = "see the members of a recipe in docs/mrelease.md"
+LANGUAGE = r"^[A-Za-z]{2,12}(-[A-Za-z0-9]{2,8})*$"
 
 
 def _from_its_folder(value: Any, info: ValidationInfo) -> Path:
     """A path as the recipe means it: relative ones count from the recipe's folder."""
     if not isinstance(value, str) or not value:
         raise ValueError("it is no path")
-    return Path((info.context or {}).get("folder", ""), Path(value).expanduser())
+    return (info.context or {}).get("folder", Path()) / from_home(value)
+
+
+def from_home(path: str) -> Path:
+    """A path with its `~` spelled out.
+
+    Raises:
+        ValueError: there is no such home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError("it begins with a home that nobody has") from error
+
+
+def _as_value(check: Callable[[str], str]) -> Callable[[str], str]:
+    """A check of a name, for a member of a recipe."""
+
+    def validate(value: str) -> str:
+        try:
+            return check(value)
+        except UsageError as error:
+            raise ValueError(error.hint) from error
+
+    return validate
+
+
+def _source(value: str) -> str:
+    from_home(value)
+    return value
 
 
 def _size(value: Any) -> int:
@@ -40,7 +81,8 @@ def _type_name(value: Any) -> str:
 
 FromHere = Annotated[Path, BeforeValidator(_from_its_folder)]
 TypeName = Annotated[str, BeforeValidator(_type_name)]
-RepositoryName = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+TagName = Annotated[str, AfterValidator(_as_value(check_tag))]
+RepositoryName = Annotated[str, AfterValidator(_as_value(check_repository))]
 
 
 class Signing(BaseModel):
@@ -62,7 +104,7 @@ class Recipe(BaseModel):
         max_length=96,
         description="Name of the model; the files are called NAME-TYPE.gguf.",
     )
-    source: str = Field(
+    source: Annotated[str, AfterValidator(_source)] = Field(
         min_length=1,
         description="What is quantized: a Hugging Face or Megatron folder, a GGUF file, or ORGANIZATION/NAME@COMMIT on "
         "the Hub. Paths count from this file's folder.",
@@ -104,7 +146,7 @@ class Recipe(BaseModel):
         default=None, description="Where it is published.", examples=["organization/name-GGUF"]
     )
     private: bool = Field(default=True, description="Whether a new repository is private.", examples=[True])
-    tag: str | None = Field(default=None, description="Name of the published commit.", examples=["v1.0"])
+    tag: TagName | None = Field(default=None, description="Name of the published commit.", examples=["v1.0"])
     licence: str | None = Field(
         default=None,
         pattern=r"^[a-z0-9][a-z0-9.+-]*$",
@@ -118,7 +160,7 @@ class Recipe(BaseModel):
     licence_file: FromHere | None = Field(
         default=None, description="The licence's text; the source's LICENSE unless told.", examples=["LICENSE"]
     )
-    languages: list[str] | None = Field(
+    languages: list[Annotated[str, Field(pattern=LANGUAGE)]] | None = Field(
         default=None, description="Codes of languages; from the source's card unless told.", examples=[["en"]]
     )
     tags: list[str] | None = Field(
@@ -154,6 +196,26 @@ class Recipe(BaseModel):
         """The type that the card recommends."""
         return self.recommended or self.types[0]
 
+    def check_paths(self) -> None:
+        """See to it that what is read hours later is there, and that the gates are some.
+
+        Raises:
+            SourceError: names the member and what is not there.
+            UsageError: see `read_gates`.
+        """
+        from validate.report.gates import read_gates
+
+        named = [(name, getattr(self, name)) for name in ("imatrix", "gates", "licence_file")]
+        named += [("texts", text) for text in self.texts]
+        named += [("sign.private_key", self.sign.private_key)] if self.sign else []
+        for name, path in named:
+            if path is not None and not path.is_file():
+                raise SourceError(f"{name}: {path} is no file", "paths count from the recipe's folder")
+        if self.hf_config is not None and not self.hf_config.is_dir():
+            raise SourceError(f"hf_config: {self.hf_config} is no folder", "paths count from the recipe's folder")
+        if self.gates is not None:
+            read_gates(self.gates)
+
 
 def load_recipe(path: Path) -> tuple[Recipe, str]:
     """Read a recipe.
@@ -165,6 +227,8 @@ def load_recipe(path: Path) -> tuple[Recipe, str]:
         UsageError: it is not TOML, or breaks the schema; names the member, and for an unknown one the nearest known.
         OSError: it cannot be read.
     """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, and no recipe", "mrelease init writes a recipe to begin with")
     try:
         text = path.read_bytes().decode("utf-8")
         content = tomllib.loads(text)
@@ -182,33 +246,40 @@ def load_recipe(path: Path) -> tuple[Recipe, str]:
 def _explain(path: Path, error: ErrorDetails) -> UsageError:
     *outer, name = map(str, error["loc"])
     place = ".".join((*outer, name))
+    member = Recipe.model_fields.get((*outer, name)[0])
+    hint = f"{member.description} {_DOCUMENTED[0].upper()}{_DOCUMENTED[1:]}" if member else _DOCUMENTED
     if error["type"] == "extra_forbidden":
         known = (Signing if outer else Recipe).model_fields
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
         return UsageError(f"{path.name}: {place} is unknown", f"the nearest member is {'.'.join((*outer, *near))}")
     if error["type"] == "missing":
-        return UsageError(f"{path.name}: {place} is missing", _DOCUMENTED)
+        return UsageError(f"{path.name}: {place} is missing", hint)
     shown = repr(error["input"])
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     reason = error["msg"].removeprefix("Value error, ")
-    return UsageError(f"{path.name}: {place} is {shown}: {reason[:1].lower()}{reason[1:]}", _DOCUMENTED)
+    return UsageError(f"{path.name}: {place} is {shown}: {reason[:1].lower()}{reason[1:]}", hint)
 
 
 def portable_text(text: str) -> str:
-    """A recipe as it is published: of each absolute path only the last part, all else as it was written.
+    """A recipe as it is published: of each path out of its folder only the last part, all else as it was written.
 
     Raises:
-        UsageError: an absolute path is spelled with escapes, so that it cannot be found in the text.
+        UsageError: such a path is spelled with escapes, so that it cannot be found in the text.
     """
-    for path in sorted(_absolute_paths(text), key=len, reverse=True):
+    for path in sorted(_paths_out(text), key=len, reverse=True):
         text = text.replace(path, Path(path).name)
-    for path in _absolute_paths(text):
+    for path in _paths_out(text):
         raise UsageError(f"the recipe's path {path!r} cannot be shortened for publishing", "write it without escapes")
     return text
 
 
-def _absolute_paths(text: str) -> set[str]:
+def _paths_out(text: str) -> set[str]:
+    """The paths that tell of folders above the recipe's."""
     content = tomllib.loads(text)
     found = [content.get(name) for name in _PATHS]
     found += [content.get("sign", {}).get("private_key"), *content["texts"]]
-    return {path for path in found if path and path.startswith(("/", "~"))}
+    return {
+        path
+        for path in found
+        if path and (path.startswith(("/", "~")) or ".." in Path(path).parts) and Path(path).name not in ("", "..")
+    }

@@ -64,6 +64,16 @@ class Remote:
         """The commit that a revision is at."""
         return str(self.api.model_info(self.repo, revision=revision).sha)
 
+    def check_card(self, text: str) -> None:
+        """Have the Hub look at the metadata of a card, as it does with every commit of one."""
+        from huggingface_hub import constants, get_session
+        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+        content = {"content": text, "repoType": "model"}
+        headers = build_hf_headers()
+        answer = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=content, headers=headers)
+        hf_raise_for_status(answer)
+
     def listing(self, revision: str) -> dict[str, RepoFile]:
         """Every file of a revision by its path."""
         from huggingface_hub import RepoFile

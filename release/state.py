@@ -65,7 +65,10 @@ def load_state(path: Path) -> PublishState | None:
     """
     if not path.exists():
         return None
-    members = read_object(path)
+    try:
+        members = read_object(path)
+    except FormatError:
+        members = {}
     version = members.pop("schema_version", None)
     kinds = {"repo": str, "plan": str, "parent": str, "pull_request": int | None, "commit": str | None}
     if version != 1 or members.keys() != kinds.keys() or not all(isinstance(members[key], kinds[key]) for key in kinds):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from convert.console import format_bytes, note
 from convert.errors import PublishError
+from convert.hub.errors import refused
 from release.operations import MAIN, PublishPlan
 from release.remote import Remote, mark, wrong_files
 from release.survey import moved
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
 
 _WEIGHTS = (".gguf", ".safetensors")
+_OTHER_TOKEN = "use a token that may write and take part in discussions, or give --no-pr to commit straight to main"
 # What the Hub keeps in git itself is smaller.
 _LARGE = 10_000_000
 
@@ -44,7 +46,8 @@ class Steps:
                 "Files of a release. mrelease merges this once it has verified the size and the sum of each.\n\n"
                 + mark(self._plan.id)
             )
-            return self._remote.api.create_pull_request(self._plan.repo, self._title, description=description).num
+            with refused(f"{self._plan.repo}: no pull request can be opened", _OTHER_TOKEN, 403):
+                return self._remote.api.create_pull_request(self._plan.repo, self._title, description=description).num
 
         return self._remote.persist(action)
 
@@ -56,8 +59,11 @@ class Steps:
         """
         ref = f"refs/pr/{number}"
         small = [name for name in self._plan.missing if not self._is_weight(name)]
-        for names in ([small] if small else []) + [[name] for name in self._plan.missing if self._is_weight(name)]:
-            self._commit(names, ref)
+        if small or self._plan.deleted:
+            self._commit(small, ref, delete=self._plan.deleted)
+        for name in self._plan.missing:
+            if self._is_weight(name):
+                self._commit([name], ref)
         self.verify(ref, f"pull request {number}")
 
     def upload_to_main(self, parent: str) -> str:
@@ -72,7 +78,7 @@ class Steps:
         for name in self._plan.missing:
             if self._is_weight(name):
                 self._remote.persist(partial(self._send, [name], MAIN))
-        return self._commit(list(self._plan.missing), MAIN, parent)
+        return self._commit(list(self._plan.missing), MAIN, parent, self._plan.deleted)
 
     def verify(self, revision: str, where: str) -> None:
         """Compare size and sum of every file with the listing of a revision.
@@ -86,7 +92,7 @@ class Steps:
         """Merge a pull request into main, if that is where it was; returns the commit that this made.
 
         Raises:
-            PublishError: main has moved.
+            PublishError: main has moved, or the account may not merge.
         """
 
         def action() -> str:
@@ -95,9 +101,13 @@ class Steps:
                 head = self._remote.head(MAIN)
                 if head != parent:
                     raise moved(self._plan.repo, parent, head)
-                if request.status == "draft":
-                    self._remote.api.change_discussion_status(self._plan.repo, number, "open")
-                self._remote.api.merge_pull_request(self._plan.repo, number)
+                what = f"{self._plan.repo}: pull request {number} is whole and verified, but cannot be merged"
+                hint = f"have it merged at {request.url}, and run the same command again: it goes on from there"
+                # Not allowed to, or in conflict with what main has become.
+                with refused(what, hint, 403, 409):
+                    if request.status == "draft":
+                        self._remote.api.change_discussion_status(self._plan.repo, number, "open")
+                    self._remote.api.merge_pull_request(self._plan.repo, number)
                 request = self._remote.request(number)
             return request.merge_commit_oid or self._remote.head(MAIN)
 
@@ -119,7 +129,9 @@ class Steps:
         self._remote.persist(action)
 
     def _compare(self, revision: str, where: str) -> None:
-        wrong = wrong_files(self._remote.listing(revision), self._plan.files, self._folder)
+        listing = self._remote.listing(revision)
+        wrong = wrong_files(listing, self._plan.files, self._folder)
+        wrong |= {name: "is still there" for name in self._plan.deleted if name in listing}
         if wrong:
             name, difference = next(iter(wrong.items()))
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -131,8 +143,11 @@ class Steps:
     def _is_weight(self, name: str) -> bool:
         return name.endswith(_WEIGHTS) or self._plan.files[name].size > _LARGE
 
-    def _commit(self, names: Sequence[str], revision: str, parent: str | None = None) -> str:
+    def _commit(
+        self, names: Sequence[str], revision: str, parent: str | None = None, delete: Sequence[str] = ()
+    ) -> str:
         """Commit files to a revision, which must be at `parent` if that is given; returns the commit."""
+        from huggingface_hub import CommitOperationDelete
 
         def action() -> str:
             head = self._remote.head(revision)
@@ -140,15 +155,16 @@ class Steps:
             # The answer to a commit that was made may have been lost.
             files = {name: self._plan.files[name] for name in names}
             left = list(wrong_files(listing, files, self._folder))
-            if not left:
+            gone = [CommitOperationDelete(name, is_folder=False) for name in delete if name in listing]
+            if not left and not gone:
                 return head
             if parent is not None and head != parent:
                 raise moved(self._plan.repo, parent, head)
             additions = self._send(left, revision)
             made = self._remote.api.create_commit(
                 self._plan.repo,
-                additions,
-                commit_message=self._title if len(names) > 1 else f"{self._title}: {names[0]}",
+                [*additions, *gone],
+                commit_message=f"{self._title}: {names[0]}" if len(names) == 1 else self._title,
                 commit_description=mark(self._plan.id),
                 revision=revision,
                 parent_commit=head,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert.errors import PublishError
+from convert.hub.errors import refused
 from release.files import STATE
 from release.operations import MAIN, PublishPlan
 from release.remote import Remote, wrong_files
@@ -14,6 +15,8 @@ from release.state import PublishState
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
+
+_STRAIGHT = "switch them on in its settings, or give --no-pr to commit straight to main"
 
 
 def survey(
@@ -42,8 +45,12 @@ def survey(
     # One that came to its end leaves nothing to go on with.
     ours = state if state and (state.repo, state.plan, state.commit) == (wanted.repo, wanted.id, None) else None
     number = _request_number(wanted, remote, user, ours)
-    wrong = wrong_files(remote.listing(MAIN), wanted.files, folder)
-    merged = not wrong or (number is not None and _is_merged(remote, number))
+    listing = remote.listing(str(info.sha))
+    # The Hub makes the one that is named here, and keeps it up.
+    others = tuple(sorted(listing.keys() - wanted.files.keys() - {".gitattributes"}))
+    wrong = wrong_files(listing, wanted.files, folder)
+    whole = not wrong and not (wanted.delete_others and others)
+    merged = whole or (number is not None and _is_merged(remote, number))
     if merged:
         # Whatever main became later, it had them all.
         wrong = {}
@@ -57,6 +64,7 @@ def survey(
         parent=info.sha,
         number=number,
         present=frozenset(wanted.files.keys() - wrong.keys()),
+        others=others,
         merged=merged,
         tagged=_is_tagged(wanted, folder, remote, merged),
     )
@@ -68,7 +76,7 @@ def _request_number(wanted: PublishPlan, remote: Remote, user: str | None, ours:
     Raises:
         PublishError: one of another plan is open, or this plan's was closed.
     """
-    found = remote.open_requests(user) if user else {}
+    found = _open_requests(wanted, remote, user) if user else {}
     others = [number for number, plan in found.items() if plan != wanted.id]
     if others:
         url = remote.request(others[0]).url
@@ -79,6 +87,22 @@ def _request_number(wanted: PublishPlan, remote: Remote, user: str | None, ours:
     if not wanted.pull_request:
         return None
     return ours.pull_request if ours and ours.pull_request else next(iter(found), None)
+
+
+def _open_requests(wanted: PublishPlan, remote: Remote, user: str) -> dict[int, str]:
+    """Those of ours.
+
+    Raises:
+        PublishError: the repository has none, and the release is to go through one.
+    """
+    try:
+        # Whoever may see a repository may see its pull requests, unless they are switched off.
+        with refused(f"{wanted.repo} takes no pull requests", _STRAIGHT, 403):
+            return remote.open_requests(user)
+    except PublishError:
+        if wanted.pull_request:
+            raise
+        return {}
 
 
 def _is_merged(remote: Remote, number: int) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from convert.console import note
 from convert.errors import UsageError
+from release.card import PLOT
 from release.checking import (
     PAGE,
     VALIDATION,
@@ -21,11 +22,13 @@ from release.checking import (
     validation_text,
 )
 from release.documents import document_files
-from release.extras import extra_files
-from release.files import SUMS, FileDigest
+from release.extras import LICENCE, extra_files
+from release.files import CARD, SUMS, FileDigest
 from release.ledger import Ledger, Step, content_step, open_ledger, read_ledger, write_contents
 from release.material import Material, open_material
+from release.metadata import gaps
 from release.project import Project
+from release.provenance import PROVENANCE
 from release.signing import SIGNATURE, check_signing, sign
 from release.weights import TypeFiles, plan_types, weights_step, write_weights
 
@@ -85,12 +88,16 @@ class Work:
         if self.signature:
             check_signing()
         optional = [SIGNED] if self.signature else []
+        # What is in the way of the last step is said before the first.
+        self.ledger.check_free([*self.extras, VALIDATION, PAGE, CARD, PLOT, PROVENANCE, SUMS])
         weights = (step.name for _, step in self.weights)
         self.ledger.keep_only([*weights, EXTRAS, self.measurements.name, VALIDATED, DOCUMENTS, *optional])
         missing = [(files, step) for files, step in self.weights if not self.ledger.is_done(step)]
         if missing:
             self._unseal()
             write_weights(missing, self.material, self.ledger, self.project.recipe.imatrix, self.threads)
+        if not self.ledger.is_done(content_step(EXTRAS, self.extras)):
+            self._tell_gaps()
         self._write(EXTRAS, self.extras)
 
     def check(self, accepted: str | None) -> Mapping[str, Any]:
@@ -135,7 +142,9 @@ class Work:
         if not self.ledger.is_done(content_step(EXTRAS, self.extras)):
             missing.append("the small files")
         if missing:
-            raise UsageError(f"not built, or not from this recipe: {', '.join(missing)}", self._hint("build"))
+            raise UsageError(
+                f"not built, changed since, or not from this recipe: {', '.join(missing)}", self._hint("build")
+            )
 
     def require_checked(self) -> Mapping[str, Any]:
         """The same for what was measured.
@@ -160,8 +169,15 @@ class Work:
         documents = self._documents(self.require_checked(), accepted)
         steps = [content_step(DOCUMENTS, documents), *([self.signature] if self.signature else [])]
         if not all(map(self.ledger.is_done, steps)):
-            raise UsageError("the release is not finished", self._hint("check"))
+            why = "" if accepted is None else " --accept-failed-gates REASON"
+            raise UsageError("the release is not finished, or for another REASON", self._hint("check") + why)
         return self._measured() | self.ledger.outputs(name for step in steps for name in step.outputs)
+
+    def _tell_gaps(self) -> None:
+        for line in gaps(self.project.recipe, self.material):
+            note(f"note: {line}")
+        if LICENCE not in self.extras:
+            note(f"note: no {LICENCE}: the source has none, and the recipe no licence_file")
 
     def _write(self, name: str, files: Mapping[str, bytes]) -> None:
         if not self.ledger.is_done(content_step(name, files)):

@@ -21,7 +21,7 @@ from convert.errors import SourceError
 from release.card import render_card
 from release.cli import cli
 from release.extras import extra_files
-from release.markdown import code_block, code_span, escape
+from release.markdown import code_block, code_span, escape, link
 from release.material import open_material
 from release.project import open_project
 from release.signing import sign
@@ -86,8 +86,8 @@ def test_every_number_of_the_table_is_measured(card: ModelCard, report: dict[str
     rows = {}
     for line in card.text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if cells[0].endswith(".gguf`"):
-            rows[cells[0].strip("`")] = cells[1:]
+        if linked := re.fullmatch(r"\[`(.+\.gguf)`\]\(\1\)", cells[0]):
+            rows[linked[1]] = cells[1:]
     assert list(rows) == ["tiny-mistral-Q8_0.gguf", "tiny-mistral-Q4_K_M.gguf"]
     for artifact in report["artifacts"]:
         (kl,) = [row for row in report["kl"]["results"] if row["file"] == artifact["file"]]
@@ -98,11 +98,31 @@ def test_every_number_of_the_table_is_measured(card: ModelCard, report: dict[str
         assert value == pytest.approx(kl["perplexity"], abs=5e-5)
         assert error == pytest.approx(kl["perplexity_standard_error"], abs=5e-5)
         assert float(mean) == pytest.approx(kl["kl"]["mean"], abs=5e-7)
-        assert float(tail) == pytest.approx(kl["kl"]["p99_9"], abs=5e-6)
+        assert float(tail) == pytest.approx(kl["kl"]["p99_9"], abs=5e-7)
         assert float(same.rstrip("%")) == pytest.approx(100 * kl["same_top"], abs=0.005)
         assert ("**recommended**" in note) == (kind == "Q4_K_M")
     (original,) = [row for row in report["perplexity"]["results"] if row["file"] == report["reference"]]
     assert f"is {original['perplexity']:.4f} ± {original['standard_error']:.4f}." in card.text
+
+
+def test_what_was_found_is_named(released: Path, report: dict[str, Any]) -> None:
+    changed = json.loads(json.dumps(report))
+    for gate in changed["gates"]["results"]:
+        gate["status"] = "pass"
+        if gate["gate"] in ("tokens", "generate"):
+            gate |= {"status": "warn", "what": "odd_words: 'x' and more of it"}
+    changed["gates"]["results"][-1] |= {"gate": "generate", "status": "fail", "what": "loop: for ever"}
+    text = render(released, changed)
+    assert "| warn: odd words (Q4_K_M, Q8_0) |" in text
+    assert "| warn: odd words (Q4_K_M, Q8_0); fail: loop (Q8_0) |" in text
+
+
+def test_a_licence_of_its_own_is_linked(report: dict[str, Any], tmp_path: Path) -> None:
+    address = "https://mistral.ai/licenses/MRL-0.1.md"
+    own = {"licence": "other", "licence_name": "mrl", "licence_link": address}
+    assert f": [mrl]({address})." in render(write_recipe(tmp_path / "r.toml", **own), report)
+    assert link("mrl", "javascript:alert(1)") == "mrl (javascript:alert(1))"
+    assert link("a|b", None) == "a\\|b"
 
 
 def test_numbers_follow_validation_json(released: Path, report: dict[str, Any]) -> None:
@@ -117,6 +137,7 @@ def test_numbers_follow_validation_json(released: Path, report: dict[str, Any]) 
 
 def test_each_program_has_its_command(card: ModelCard) -> None:
     for line in (
+        "hf download rosa/tiny-mistral-GGUF tiny-mistral-Q4_K_M.gguf --local-dir .",
         "llama-server -hf rosa/tiny-mistral-GGUF:Q4_K_M",
         "ollama run hf.co/rosa/tiny-mistral-GGUF:Q4_K_M",
         "lms get https://huggingface.co/rosa/tiny-mistral-GGUF@Q4_K_M",
@@ -302,6 +323,7 @@ class TestSigning:
         monkeypatch.setitem(sys.modules, "model_signing", None)
         recipe = write_recipe(tmp_path / "r.toml")
         recipe.write_text(recipe.read_text() + 'sign = { private_key = "key.pem" }\n')
+        (tmp_path / "key.pem").touch()
         ended = command(cli, "build", recipe)
         assert ended.code == 2
         assert "model-signing" in ended.err and "mconv[signing]" in ended.err

@@ -33,7 +33,12 @@ from release.recipe import Recipe, load_recipe, portable_text
         ({"ctx": True}, "ctx is True", "docs/mrelease.md"),
         ({"private": 1}, "private is 1", "docs/mrelease.md"),
         ({"name": "../x"}, "name is '../x'", "docs/mrelease.md"),
-        ({"repository": "name"}, "repository is 'name'", "docs/mrelease.md"),
+        ({"repository": "name"}, "repository is 'name'", "Where it is published"),
+        ({"repository": "rosa/a--b"}, "repository is 'rosa/a--b'", "docs/mrelease.md"),
+        ({"tag": "v 1"}, "tag is 'v 1'", "Name of the published commit"),
+        ({"languages": ["any language"]}, "languages.0 is 'any language'", "Codes of languages"),
+        ({"source": "~nobody-here/x"}, "source is '~nobody-here/x'", "What is quantized"),
+        ({"texts": ["~nobody-here/x"]}, "texts.0 is '~nobody-here/x'", "Texts to measure"),
         ({"split_above": 45}, "split_above is 45", "docs/mrelease.md"),
         ({"split_above": "much"}, "'much' is no size", "5GB"),
         ({"extras": ["docker"]}, "extras.0 is 'docker'", "docs/mrelease.md"),
@@ -76,6 +81,32 @@ def test_a_recipe_that_is_not_there(command: Callable, tmp_path: Path) -> None:
     assert "r.toml" in ended.err
 
 
+@pytest.mark.parametrize(
+    ("members", "code", "what"),
+    [
+        ({"texts": [str(MODEL)]}, 3, f"texts: {MODEL} is no file"),
+        ({"gates": "none.toml"}, 3, "none.toml is no file"),
+        ({"imatrix": "none.gguf"}, 3, "none.gguf is no file"),
+        ({"licence_file": "none"}, 3, "none is no file"),
+        ({"hf_config": "none"}, 3, "none is no folder"),
+        ({"gates": "gates.toml"}, 2, "'kl_men' is unknown"),
+    ],
+)
+def test_what_is_not_there_is_said_before_anything_is_built(
+    command: Callable, tmp_path: Path, members: dict[str, Any], code: int, what: str
+) -> None:
+    (tmp_path / "gates.toml").write_text("[every]\nkl_men = 1\n")
+    ended = command(cli, "build", write_recipe(tmp_path / "r.toml", **members))
+    assert (ended.code, ended.err.count("\n")) == (code, 2)
+    assert what in ended.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gates.toml", "r.toml"]
+
+
+def test_a_folder_is_no_recipe(command: Callable, tmp_path: Path) -> None:
+    ended = command(cli, "plan", tmp_path)
+    assert (ended.code, "is a folder, and no recipe" in ended.err) == (2, True)
+
+
 def test_paths_count_from_the_folder_of_the_recipe(tmp_path: Path) -> None:
     recipe, _ = load_recipe(write_recipe(tmp_path / "r.toml", texts=["a/t.txt", "/b/u.txt"], gates="../g.toml"))
     assert recipe.texts == [tmp_path / "a/t.txt", Path("/b/u.txt")]
@@ -86,12 +117,18 @@ def test_paths_count_from_the_folder_of_the_recipe(tmp_path: Path) -> None:
 
 def test_no_folder_of_ours_is_published(tmp_path: Path) -> None:
     written = write_recipe(
-        tmp_path / "r.toml", source="/home/rosa/models/tiny", texts=["/home/rosa/t.txt", "u.txt"], prompts=["/home/x"]
+        tmp_path / "r.toml",
+        source="/home/rosa/models/tiny",
+        texts=["/home/rosa/t.txt", "u.txt"],
+        prompts=["/home/x"],
+        gates="../rosa/gates.toml",
+        hf_config="..",
     )
     text = portable_text("# by hand\n" + written.read_text())
     assert "rosa/" not in text.replace("rosa/tiny-mistral-GGUF", "")
     content = tomllib.loads(text)
     assert (content["source"], content["texts"], content["prompts"]) == ("tiny", ["t.txt", "u.txt"], ["/home/x"])
+    assert (content["gates"], content["hf_config"]) == ("gates.toml", "..")
     assert text.startswith("# by hand\n")
 
 
@@ -134,7 +171,8 @@ def test_init_writes_a_recipe_that_loads(command: Callable, tmp_path: Path) -> N
 
 def test_init_without_texts_asks_for_them(command: Callable, tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
-    assert command(cli, "init", MODEL, path).code == 0
+    drafted = command(cli, "init", MODEL, path)
+    assert (drafted.code, "its texts are empty" in drafted.err) == (0, True)
     ended = command(cli, "plan", path)
     assert (ended.code, "texts is []" in ended.err) == (2, True)
 

@@ -22,6 +22,7 @@ from test_imatrix import write_gguf_form
 from convert.cli import cli as mconv
 from convert.layouts.gguf_split import read_gguf_model
 from release.cli import cli
+from release.gatekeeping import unaccepted_gates
 from release.material import open_material
 from release.project import open_project
 from validate.models.runtime import Runtime
@@ -109,6 +110,8 @@ def test_the_plan_is_exact_and_writes_nothing(released: Path, tmp_path: Path, co
         assert not any(item["done"] for item in plan["items"])
         assert plan["needed"] == sum(sizes.values())
         assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
+    assert plan["repository"] == "rosa/tiny-mistral-GGUF"
+    assert {item["file"] for item in plan["items"]} == FILES
     table = command(cli, "plan", recipe)
     assert "to do" in table.out and "12.4 MB needed" in table.out
 
@@ -122,7 +125,7 @@ class TestAChangedRecipe:
         before = inodes(folder)
         write_recipe(recipe, recommended="Q8_0")
         refused = command(cli, "publish", recipe, "--dry-run")
-        assert refused.code == 2 and "not built, or not from this recipe" in refused.err
+        assert refused.code == 2 and "not built, changed since, or not from this recipe" in refused.err
         assert command(cli, "build", recipe).code == 0
         # What the sums say of the small files is no longer so.
         assert not (folder / "SHA256SUMS").exists()
@@ -148,6 +151,8 @@ class TestAChangedRecipe:
         assert "limits on what these files may lose" in (folder / "README.md").read_text()
         for target in (("publish", recipe), ("publish", folder, "--repo", "rosa/x")):
             assert command(cli, *target, "--dry-run").code == 1
+        blank = command(cli, "check", recipe, "--accept-failed-gates", " ")
+        assert (blank.code, "say why" in blank.err) == (2, True)
         accepted = command(cli, "check", recipe, "--accept-failed-gates", "A <b>toy</b>.")
         assert accepted.code == 0
         assert "Published all the same: A &lt;b&gt;toy&lt;/b&gt;." in (folder / "README.md").read_text()
@@ -158,6 +163,11 @@ class TestAChangedRecipe:
         assert command(cli, "publish", recipe, "--dry-run").code == 1
         words = ("--dry-run", "--accept-failed-gates", "A <b>toy</b>.")
         assert command(cli, "publish", recipe, *words).code == 0
+        assert unaccepted_gates(folder) == []
+        # What was accepted is those gates and no others.
+        statement = (folder / "provenance.json").read_text()
+        (folder / "provenance.json").write_text(statement.replace("tiny-mistral-Q8_0.gguf: kl_mean", "kl_mean"))
+        assert [gate["file"] for gate in unaccepted_gates(folder)] == ["tiny-mistral-Q8_0.gguf"]
 
     def test_one_type_less_and_one_more(self, released: Path, tmp_path: Path, command: Callable) -> None:
         recipe = copy_release(released, tmp_path / "copy")
@@ -172,6 +182,8 @@ class TestAChangedRecipe:
         assert "tiny-mistral-F16.gguf" in after
         # What said that the release is whole is gone until it is.
         assert after.keys().isdisjoint({"README.md", "SHA256SUMS", "provenance.json", "tiny-mistral-Q8_0.gguf"})
+        unfinished = command(cli, "publish", folder, "--repo", "rosa/x", "--dry-run")
+        assert (unfinished.code, "not finished" in unfinished.err) == (2, True)
         refused = command(cli, "publish", recipe, "--dry-run")
         assert (refused.code, "not checked" in refused.err) == (2, True)
         assert not next(i for i in command(cli, "plan", recipe, "--json").json["items"] if i["file"] == "README.md")[
@@ -195,7 +207,7 @@ def test_a_file_with_another_sum_is_never_used(released: Path, tmp_path: Path, c
     assert published(folder) == published(released.parent / NAME)
 
 
-@pytest.mark.parametrize("name", ["tiny-mistral-Q8_0.gguf", "recipe.toml"])
+@pytest.mark.parametrize("name", ["tiny-mistral-Q8_0.gguf", "recipe.toml", "README.md", "SHA256SUMS"])
 def test_what_is_not_ours_is_left_alone(tmp_path: Path, command: Callable, name: str) -> None:
     recipe = write_recipe(tmp_path / "r.toml")
     (tmp_path / NAME).mkdir()
@@ -203,6 +215,7 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path, command: Callable, name:
     ended = command(cli, "build", recipe)
     assert ended.code == 4
     assert f"{name} is there already, and was not built here" in ended.err
+    assert [path.name for path in (tmp_path / NAME).glob("*") if path.name != "build-state.json"] == [name]
     assert (tmp_path / NAME / name).read_text() == "mine"
 
 
@@ -215,6 +228,21 @@ def test_a_damaged_state_is_refused(tmp_path: Path, command: Callable, state: st
     (tmp_path / NAME / "build-state.json").write_text(state)
     ended = command(cli, "build", recipe)
     assert (ended.code, ended.err.count("\n")) == (3, 2)
+    assert "build-state.json is not what this version writes" in ended.err
+
+
+def test_a_release_needs_a_folder(tmp_path: Path, command: Callable) -> None:
+    recipe = write_recipe(tmp_path / "r.toml")
+    (tmp_path / NAME).touch()
+    for step in ("plan", "build"):
+        ended = command(cli, step, recipe)
+        assert (ended.code, f"{NAME} is not a folder" in ended.err) == (4, True)
+
+
+def test_where_it_goes_is_asked_before_it_is_built(tmp_path: Path, command: Callable) -> None:
+    ended = command(cli, "run", write_recipe(tmp_path / "r.toml", repository=None))
+    assert (ended.code, "names no repository" in ended.err) == (2, True)
+    assert not list((tmp_path / NAME).glob("*.gguf"))
 
 
 def test_a_state_cannot_have_files_elsewhere_removed(tmp_path: Path, command: Callable) -> None:
@@ -289,6 +317,7 @@ def test_an_importance_matrix_goes_along(tmp_path: Path, command: Callable) -> N
     ended = command(cli, "build", recipe)
     assert ended.code == 0
     assert "the importance matrix lacks" in ended.err
+    assert "names no base model" in ended.err and "no LICENSE" in ended.err
     folder = tmp_path / NAME
     assert (folder / "matrix.gguf").read_bytes() == (tmp_path / "matrix.gguf").read_bytes()
     metadata = read_gguf_model(folder / "tiny-mistral-Q4_K_M.gguf").metadata

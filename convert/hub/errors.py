@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from convert.console import disk_error
 from convert.errors import MconvError, PublishError, SourceError
 
-# Access tokens of users and organizations, and what follows the word that carries one.
-_SECRETS = re.compile(r"\b(?:hf|api_org)_\w{8,}|(?<=Bearer )\S+", re.IGNORECASE)
+# Access tokens of users and organizations, which begin in small letters (HF_HUB_OFFLINE is none), and what follows the
+# word that carries one.
+_SECRETS = re.compile(r"\b(?:hf|api_org)_\w{8,}|(?<=[Bb]earer )\S+")
 # Addresses of the storage behind the Hub carry a signature that lets anyone in for a while.
 _QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
 
@@ -53,8 +56,27 @@ def reason(error: BaseException) -> str:
     if isinstance(cause, HfHubHTTPError):
         said = scrub(cause.server_message or "")
         return f"the Hub answered {cause.response.status_code}" + (f" ({said[:200]})" if said else "")
+    if isinstance(cause, json.JSONDecodeError):
+        return "an answer that is not the Hub's: no JSON"
     text = scrub(str(cause)).strip()
     return f"{type(cause).__name__}: {text[:200]}" if text else type(cause).__name__
+
+
+@contextmanager
+def refused(what: str, hint: str, *statuses: int) -> Iterator[None]:
+    """Where an answer of one of these statuses means something of its own.
+
+    Raises:
+        PublishError: says what it means, and why the Hub gave it.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
+    except HfHubHTTPError as error:
+        if error.response.status_code not in statuses:
+            raise
+        raise PublishError(f"{what}: {reason(error)}", hint) from error
 
 
 def explain(error: Exception, repo: str, revision: str | None = None) -> MconvError:
@@ -74,7 +96,7 @@ def explain(error: Exception, repo: str, revision: str | None = None) -> MconvEr
         )
     if isinstance(cause, LocalTokenNotFoundError):
         return PublishError("not signed in to the Hub", "run 'hf auth login', or set HF_TOKEN")
-    if isinstance(cause, (httpx2.TransportError, ConnectionError, TimeoutError)):
+    if isinstance(cause, (httpx2.TransportError, ConnectionError, TimeoutError, json.JSONDecodeError)):
         return PublishError(
             f"{repo}: the Hub cannot be reached ({reason(cause)})",
             "check the network, the proxy and HF_ENDPOINT, and run the same command again: it goes on",

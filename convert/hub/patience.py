@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable
@@ -65,16 +66,20 @@ def persist(action: Callable[[], T], patience: Patience, what: str) -> T:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same request may go well later: too many requests, a failure over there, a connection lost."""
+    """Whether the same may go well later: too many requests, a failure over there, a connection lost, a page of some
+    gateway in place of an answer, an address of the storage that is not good any more."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     cause = innermost(error)
     if isinstance(cause, HfHubHTTPError):
-        return cause.response.status_code in (408, 429) or cause.response.status_code >= 500
+        status = cause.response.status_code
+        # Only the storage is put to, by signed addresses that last for a while: trying again asks for new ones.
+        expired = cause.response.request.method == "PUT" and status in (400, 403)
+        return expired or status in (408, 429) or status >= 500
     if isinstance(cause, OfflineModeIsEnabled):
         return False
-    return isinstance(cause, (httpx2.TransportError, ConnectionError, TimeoutError))
+    return isinstance(cause, (httpx2.TransportError, ConnectionError, TimeoutError, json.JSONDecodeError))
 
 
 def _asked_wait(error: BaseException) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,23 +56,38 @@ def download(source: HubSource) -> Path:
     Raises:
         PublishError, SourceError, DiskError: see `resolve_source`.
     """
-    with hub_client(_PATIENCE):
-        try:
-            folder = persist(lambda: _fetch(source), _PATIENCE, source.repo)
-        except Exception as error:
-            raise explain(error, source.repo, source.revision) from error
+    folder = _fetch(source, _WANTED, check=True)
     note(f"note: {source.repo} at commit {folder.name}")
     return folder
 
 
-def _fetch(source: HubSource) -> Path:
+def download_card(source: HubSource) -> Path:
+    """Fetch the card alone.
+
+    Returns:
+        the snapshot's folder, which is named by its commit; the card may be missing there.
+
+    Raises:
+        PublishError, SourceError: see `convert.hub.errors.explain`.
+    """
+    return _fetch(source, ("README.md",), check=False)
+
+
+def _fetch(source: HubSource, wanted: Sequence[str], *, check: bool) -> Path:
     from huggingface_hub import is_offline_mode, resolve_revision, snapshot_download
 
-    # One commit for the listing, the check and the download, whatever is pushed meanwhile.
-    commit = resolve_revision(source.repo, revision=source.revision).resolved
-    if not is_offline_mode():
-        _check_files(source, commit)
-    return Path(snapshot_download(source.repo, revision=commit, allow_patterns=list(_WANTED)))
+    def action() -> Path:
+        # One commit for the listing, the check and the download, whatever is pushed meanwhile.
+        commit = resolve_revision(source.repo, revision=source.revision).resolved
+        if check and not is_offline_mode():
+            _check_files(source, commit)
+        return Path(snapshot_download(source.repo, revision=commit, allow_patterns=list(wanted)))
+
+    with hub_client(_PATIENCE):
+        try:
+            return persist(action, _PATIENCE, source.repo)
+        except Exception as error:
+            raise explain(error, source.repo, source.revision) from error
 
 
 def _check_files(source: HubSource, commit: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from convert.console import note
 from convert.options import hf_config_option, path_type
 
 
@@ -30,3 +31,5 @@ def command(source: str, recipe: Path | None, texts: tuple[Path, ...], hf_config
     path, text = draft_recipe(source, recipe, hf_config, texts)
     write_new(path, text)
     click.echo(f"wrote {path}")
+    if not texts:
+        note("note: its texts are empty: name what to measure on before you build")

@@ -20,9 +20,13 @@ from release.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from release.publish import Publication
+    from release.project import Project
+    from release.publish import Publication, Way
     from release.work import Work
 
+delete_option = click.option(
+    "--delete-others", is_flag=True, help="Delete what the repository has besides the release, but .gitattributes."
+)
 no_pr_option = click.option("--no-pr", is_flag=True, help="Commit straight to main instead of through a pull request.")
 
 
@@ -35,6 +39,7 @@ no_pr_option = click.option("--no-pr", is_flag=True, help="Commit straight to ma
 @click.option("--tag", metavar="TAG", help="Of a FOLDER: name of the published commit, such as v1.0.")
 @folder_option
 @no_pr_option
+@delete_option
 @accept_option
 @click.option("--dry-run", is_flag=True, help="Print the operations; change nothing.")
 @json_option
@@ -45,6 +50,7 @@ def command(
     tag: str | None,
     folder: Path | None,
     no_pr: bool,
+    delete_others: bool,
     accepted: str | None,
     dry_run: bool,
     as_json: bool,
@@ -59,12 +65,15 @@ def command(
       mrelease publish tiny-mistral.toml --dry-run
       mrelease publish build/tiny-mistral --repo rosa/tiny-mistral-GGUF --public --tag v1.0
     """
+    from release.publish import Way
+
+    way = Way(pull_request=not no_pr, delete_others=delete_others, dry_run=dry_run)
     if target.is_dir():
         _refuse("of a FOLDER", folder=folder, accept_failed_gates=accepted)
-        publication = _publish_folder(target, repo, private, tag, no_pr=no_pr, dry_run=dry_run)
+        publication = _publish_folder(target, repo, private, tag, way)
     else:
         _refuse("of a recipe, which says it", repo=repo, private=private, tag=tag)
-        publication = _publish_recipe(target, folder, accepted, no_pr=no_pr, dry_run=dry_run)
+        publication = _publish_recipe(target, folder, accepted, way)
     report(publication, dry_run=dry_run, as_json=as_json)
 
 
@@ -75,39 +84,46 @@ def _refuse(of_what: str, **options: object) -> None:
             raise UsageError(f"--{option} is no option {of_what}", f"leave --{option} out")
 
 
-def _publish_folder(
-    folder: Path, repo: str | None, private: bool | None, tag: str | None, *, no_pr: bool, dry_run: bool
-) -> Publication:
-    from release.gatekeeping import unaccepted_gates
+def _publish_folder(folder: Path, repo: str | None, private: bool | None, tag: str | None, way: Way) -> Publication:
+    from release.gatekeeping import require_finished, unaccepted_gates
     from release.publish import publish_folder
 
     if repo is None:
         raise UsageError(f"{folder} is a folder, and says nothing of a repository", "give --repo ORG/NAME")
+    require_finished(folder)
     failed = unaccepted_gates(folder)
     if failed:
         raise ValidationError(
             f"{folder}: {failed[0]['file']}: {failed[0]['gate']} fails: {failed[0]['what']}",
             "publish it by its recipe, with --accept-failed-gates REASON",
         )
-    keep_private = private is not False
-    return publish_folder(folder, repo, private=keep_private, pull_request=not no_pr, tag=tag, dry_run=dry_run)
+    return publish_folder(folder, repo, private=private is not False, tag=tag, way=way)
 
 
-def _publish_recipe(
-    recipe: Path, folder: Path | None, accepted: str | None, *, no_pr: bool, dry_run: bool
-) -> Publication:
-    if dry_run:
+def _publish_recipe(recipe: Path, folder: Path | None, accepted: str | None, way: Way) -> Publication:
+    if way.dry_run:
         work = looking(recipe, folder, None)
         fail_on_gates(work.require_checked(), accepted)
-        return publish(work, accepted, no_pr=no_pr, dry_run=True)
+        return publish(work, accepted, way)
     with working(recipe, folder, None) as work:
         fail_on_gates(work.require_checked(), accepted)
         work.check(accepted)
     # Publishing locks the folder for itself.
-    return publish(work, accepted, no_pr=no_pr, dry_run=False)
+    return publish(work, accepted, way)
 
 
-def publish(work: Work, accepted: str | None, *, no_pr: bool, dry_run: bool) -> Publication:
+def repository_of(project: Project) -> str:
+    """Where the release of a recipe goes.
+
+    Raises:
+        UsageError: the recipe does not say it.
+    """
+    if project.recipe.repository is None:
+        raise UsageError(f"{project.path.name} names no repository", "add repository = 'ORGANIZATION/NAME'")
+    return project.recipe.repository
+
+
+def publish(work: Work, accepted: str | None, way: Way) -> Publication:
     """Publish a release that is finished.
 
     Raises:
@@ -117,16 +133,13 @@ def publish(work: Work, accepted: str | None, *, no_pr: bool, dry_run: bool) -> 
     from release.publish import publish_folder
 
     recipe = work.project.recipe
-    if recipe.repository is None:
-        raise UsageError(f"{work.project.path.name} names no repository", "add repository = 'ORGANIZATION/NAME'")
     return publish_folder(
         work.ledger.folder,
-        recipe.repository,
+        repository_of(work.project),
         private=recipe.private,
-        pull_request=not no_pr,
         tag=recipe.tag,
+        way=way,
         expected=work.files(accepted),
-        dry_run=dry_run,
     )
 
 

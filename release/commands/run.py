@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from release.commands.publish import no_pr_option, publish, report
+from release.commands.publish import delete_option, no_pr_option, publish, report, repository_of
 from release.commands.shared import (
     accept_option,
     dry_run_option,
@@ -25,6 +25,7 @@ from release.commands.shared import (
 @recipe_argument
 @folder_option
 @no_pr_option
+@delete_option
 @accept_option
 @threads_option
 @dry_run_option
@@ -33,6 +34,7 @@ def command(
     recipe: Path,
     folder: Path | None,
     no_pr: bool,
+    delete_others: bool,
     accepted: str | None,
     threads: int | None,
     dry_run: bool,
@@ -49,7 +51,12 @@ def command(
 
         report_overview(overview(looking(recipe, folder, threads)), as_json)
         return
+    from release.publish import Way
+
     with working(recipe, folder, threads) as work:
+        # Not after hours of building.
+        repository_of(work.project)
         work.build()
         fail_on_gates(work.check(accepted), accepted)
-    report(publish(work, accepted, no_pr=no_pr, dry_run=False), dry_run=False, as_json=as_json)
+    way = Way(pull_request=not no_pr, delete_others=delete_others)
+    report(publish(work, accepted, way), dry_run=False, as_json=as_json)

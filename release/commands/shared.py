@@ -27,11 +27,20 @@ folder_option = click.option(
     metavar="DIR",
     help="Where the release is built.  [default: NAME-GGUF beside the recipe]",
 )
+
+
+def _reason(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise click.BadParameter("it is published: say why")
+    return value
+
+
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print what would be made; write nothing.")
 accept_option = click.option(
     "--accept-failed-gates",
     "accepted",
     metavar="REASON",
+    callback=_reason,
     help="Go on though a gate fails. The reason is published, on the card and in the provenance.",
 )
 
@@ -79,7 +88,8 @@ def report_overview(found: Overview, as_json: bool) -> None:
     )
     click.echo(
         f"\ndisk: {format_bytes(found.needed)} needed, {format_bytes(found.free)} free\n"
-        f"time: {_duration(found.build_seconds)} to build, {_duration(found.check_seconds)} to check"
+        f"time: {_duration(found.build_seconds)} to build, {_duration(found.check_seconds)} to check\n"
+        f"goes to: {found.repository or 'no repository, the recipe names none'}"
     )
 
 

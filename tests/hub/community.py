@@ -103,7 +103,7 @@ def _merged(storage: Storage, repository: Repository, one: dict[str, Any]) -> di
     changed = {path: entry for path, entry in theirs.items() if base.get(path) != entry}
     if any(ours.get(path) != base.get(path) for path in changed):
         raise Refusal(409, "This pull request has conflicts")
-    return {**ours, **changed}
+    return {path: entry for path, entry in {**ours, **changed}.items() if path in theirs or path not in base}
 
 
 def _find(repository: Repository, number: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["status", "drop", "lost", "cut", "slow", "corrupt", "call", "call-after"]
+Kind = Literal["status", "page", "drop", "lost", "cut", "slow", "corrupt", "call", "call-after"]
 
 
 @dataclass
@@ -19,6 +19,7 @@ class Fault:
         route: regular expression searched in `METHOD /path`.
         kind:
             status: the answer is an error, and nothing is done.
+            page: the same, and the answer is a page of some gateway in between.
             drop: `action` is called and the connection goes away in the middle of the request's body; nothing is done.
             lost: it is done, and the connection goes away before the answer.
             cut: it is done, and the connection goes away in the middle of the answer's body.

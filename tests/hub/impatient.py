@@ -8,7 +8,7 @@ import click
 
 from convert.hub.patience import Patience
 from release.commands.publish import report
-from release.publish import publish_folder
+from release.publish import Way, publish_folder
 
 PATIENCE = Patience(attempts=4, first_wait=0.02, longest_total=3.0, silence=2.0)
 
@@ -18,8 +18,10 @@ PATIENCE = Patience(attempts=4, first_wait=0.02, longest_total=3.0, silence=2.0)
 @click.argument("repo")
 @click.option("--public", is_flag=True)
 @click.option("--no-pr", is_flag=True)
+@click.option("--delete-others", is_flag=True)
 @click.option("--tag")
-def command(folder: Path, repo: str, public: bool, no_pr: bool, tag: str | None) -> None:
+def command(folder: Path, repo: str, public: bool, no_pr: bool, delete_others: bool, tag: str | None) -> None:
     """Publish a folder."""
-    publication = publish_folder(folder, repo, private=not public, pull_request=not no_pr, tag=tag, patience=PATIENCE)
+    way = Way(pull_request=not no_pr, delete_others=delete_others)
+    publication = publish_folder(folder, repo, private=not public, tag=tag, way=way, patience=PATIENCE)
     report(publication, dry_run=False, as_json=True)

@@ -124,6 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.kind == "status":
             said = fault.headers.get("X-Error-Message", "told to fail")
             reply = json_reply({"error": said}, fault.status, fault.headers)
+        elif fault.kind == "page":
+            reply = Reply(fault.status, b"<html>try again</html>", {"Content-Type": "text/html"})
         else:
             reply = self._reply(hub, path, body)
         # What nobody read would be taken for the next request.
