@@ -13,6 +13,8 @@ from validate.weights.errors import LIMITS, Sums
 
 # A block of weaker weights than this may be all zeros: the scale is stored as float16.
 _FAINT = 1e-5
+# Half a step of bfloat16: a float32 reference may have been rounded on its way to the quantizer.
+_ROUNDING = 2.0**-9
 _compiling = Lock()
 
 
@@ -110,7 +112,7 @@ def _flag(
             for i in range(start, start + run):
                 a, r = found[b, i], reference[b, i]
                 clamped = (a == high and r > a) or (a == low and r < a)
-                widest = max(widest, np.float32(0.0) if clamped else abs(a - r))
+                widest = max(widest, np.float32(0.0) if clamped else abs(a - r) - np.float32(_ROUNDING) * abs(r))
             # The smallest step is no smaller than this, which settles most runs.
             if widest * steps > nearest * (high - low):
                 # One less than the bits of the smallest difference, so that none at all is the largest of numbers.
