@@ -20,6 +20,7 @@ from checkpoints_tokenizers import (
     write_vocabulary,
 )
 from conftest import Result
+from gguf_parts import write_parts
 from small_tekken import SIZE, SPECIAL, small_tekken
 
 from convert.errors import FormatError, SourceError
@@ -205,6 +206,19 @@ def test_a_megatron_folder(command: Callable[..., Result], tmp_path: Path) -> No
     assert command(mconv, "hf-to-megatron", TINY, folder).code == 0
     assert compare_tokens(folder, TINY).findings == ()
     assert kinds(compare_tokens(folder, TINY, hf_config=TINY)) == []
+
+
+def test_a_file_in_parts(command: Callable[..., Result], tmp_path: Path) -> None:
+    from convert.cli import cli as mconv
+
+    whole = tmp_path / "whole.gguf"
+    assert command(mconv, "hf-to-gguf", TINY, whole).code == 0
+    first = write_parts(whole, tmp_path / "parts", 30)
+    assert len(list(first.parent.iterdir())) > 2
+    for check in ("tokens", "template"):
+        for artifact, reference in ((first, TINY), (first, whole), (TINY, first)):
+            result = command(cli, check, artifact, "--reference", reference, "--json")
+            assert (result.code, result.err) == (0, ""), (check, artifact, reference)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import mutations
 import numpy as np
 import pytest
 import torch
+from gguf_parts import write_parts
 from legacy_imatrix import write_legacy_imatrix
 
 from convert.cli import cli as mconv
@@ -28,6 +29,7 @@ from quantize import ggml
 from quantize.cli import cli as mquant
 from quantize.imatrix import read_imatrix
 from validate.cli import cli
+from validate.findings import failed
 from validate.weights.compare import compare_weights
 from validate.weights.errors import LIMITS
 from validate.weights.kernels import damaged_blocks, measure
@@ -58,7 +60,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
             mconv.main(["hf-to-megatron", str(source), str(out)], standalone_mode=False)
             return out
         out = folder / f"{source.name}-{kind}.gguf"
-        if kind in ("BF16", "F32"):
+        if kind in ("BF16", "F16", "F32"):
             arguments = ["hf-to-gguf", str(source), str(out), "--outtype", kind.lower()]
             mconv.main(arguments, standalone_mode=False)
         else:
@@ -555,6 +557,36 @@ def test_a_detour_through_bfloat16_is_a_warning(tied: Path, make: Make, command,
     result = compare(artifact, tied)
     assert [subject for _, subject in found(result)] == [row.name for row in result.tensors]
     assert {(finding.kind, finding.severity) for finding in result.findings} == {("rounded", "warn")}
+
+
+@pytest.mark.parametrize("between", ["BF16", "F16"])
+def test_a_detour_before_quantizing_is_no_damage(between: str, tied: Path, make: Make, tmp_path: Path) -> None:
+    file = make(tied, between)
+    kinds = ("Q4_K_M", "Q8_0")
+    options = [option for kind in kinds for option in ("--type", kind)]
+    mquant.main([str(file), *options, "--output-dir", str(tmp_path)], standalone_mode=False)
+    for kind in kinds:
+        (artifact,) = tmp_path.glob(f"*-{kind}.gguf")
+        result = compare(artifact, tied)
+        assert (failed(result.findings), result.count("different")) == ([], 0)
+        mutations.flip_bit(artifact, "blk.1.ffn_up.weight", 5, 9, 6)
+        assert found(compare(artifact, tied))[0] == ("bit_flip", LAYER + "mlp.up_proj.weight")
+
+
+def test_a_file_in_parts(small: Path, make: Make, tmp_path: Path) -> None:
+    first = write_parts(make(small, "Q4_K_M"), tmp_path / "parts", 9)
+    for artifact, reference in ((first, small), (make(small, "Q4_K_M"), first), (first, first)):
+        result = compare(artifact, reference)
+        assert (found(result), result.count("exact")) == ([], len(result.tensors))
+    second, third, *_ = sorted(first.parent.glob("*.gguf"))[1:]
+    name = next(tensor.name for tensor in read_gguf(second).tensors if tensor.name.endswith("ffn_up.weight"))
+    mutations.flip_bit(second, name, 5, 41, 3)
+    ((kind, subject),) = found(compare(first, small))
+    assert (kind, subject) == ("bit_flip", f"model.layers.{name.split('.')[1]}.mlp.up_proj.weight")
+    third.unlink()
+    result = compare(first, small)
+    assert (found(result), third.name in result.findings[0].what) == ([("unreadable", first.name)], True)
+    assert found(compare(second, small)) == [("unreadable", second.name)]
 
 
 def test_a_tied_output_may_be_stored(tied: Path, make: Make, tmp_path: Path) -> None:

@@ -13,8 +13,6 @@ from validate.weights.errors import LIMITS, Sums
 
 # A block of weaker weights than this may be all zeros: the scale is stored as float16.
 _FAINT = 1e-5
-# Half a step of bfloat16: a float32 reference may have been rounded on its way to the quantizer.
-_ROUNDING = 2.0**-9
 _compiling = Lock()
 
 
@@ -25,19 +23,20 @@ def measure(found: np.ndarray, reference: np.ndarray) -> Sums:
     return Sums(found.size, *out.tolist())
 
 
-def damaged_blocks(kind: BlockType, found: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def damaged_blocks(kind: BlockType, found: np.ndarray, reference: np.ndarray, rounding: float = 0.0) -> np.ndarray:
     """Which blocks are further from the reference than their own scales explain: see `Limits`.
 
     Args:
         found: float32 (blocks, weights of a block), decoded.
         reference: the same of the reference.
+        rounding: what may have been rounded away of a value before it was encoded, relative to the value.
 
     Returns:
         bool (blocks,).
     """
     limits = LIMITS[kind]
     flags = np.zeros(len(found), np.bool_)
-    settings = (limits.block, limits.run, float(limits.steps), limits.nearest)
+    settings = (limits.block, limits.run, float(limits.steps), limits.nearest, rounding)
     _compiled(_flag)(found, reference, *settings, flags)
     return flags
 
@@ -64,7 +63,7 @@ def _compile(function: Callable[..., None]) -> Callable[..., None]:
         # In any order: the sums are for people to read, and eight of them at once keep up with the memory.
         return compile_kernel(function, void(values, values, sums), frozenset({"reassoc", "contract"}))
     # A block with NaN is found by its sums.
-    signature = void(blocks, blocks, float64, intp, float64, float64, flags)
+    signature = void(blocks, blocks, float64, intp, float64, float64, float64, flags)
     return compile_kernel(function, signature, frozenset({"reassoc", "contract", "nnan", "nsz"}))
 
 
@@ -92,6 +91,7 @@ def _flag(
     run: int,
     steps: float,
     nearest: float,
+    rounding: float,
     flags: np.ndarray,
 ) -> None:
     blocks, weights = found.shape
@@ -112,7 +112,8 @@ def _flag(
             for i in range(start, start + run):
                 a, r = found[b, i], reference[b, i]
                 clamped = (a == high and r > a) or (a == low and r < a)
-                widest = max(widest, np.float32(0.0) if clamped else abs(a - r) - np.float32(_ROUNDING) * abs(r))
+                error_here = abs(a - r) - np.float32(rounding) * abs(r)
+                widest = max(widest, np.float32(0.0) if clamped else error_here)
             # The smallest step is no smaller than this, which settles most runs.
             if widest * steps > nearest * (high - low):
                 # One less than the bits of the smallest difference, so that none at all is the largest of numbers.
