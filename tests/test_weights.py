@@ -171,6 +171,14 @@ MISTAKES: dict[str, tuple[Mutation, list[tuple[str, str]]]] = {
         lambda path: mutations.swap(path, "blk.0.attn_v.weight", "blk.3.attn_v.weight"),
         [("swapped", "model.layers.0.self_attn.v_proj.weight")],
     ),
+    "keys and values swapped, of which only keys are interleaved": (
+        lambda path: mutations.swap(path, "blk.1.attn_k.weight", "blk.1.attn_v.weight"),
+        [("swapped", LAYER + "self_attn.k_proj.weight")],
+    ),
+    "queries and outputs swapped": (
+        lambda path: mutations.swap(path, "blk.1.attn_q.weight", "blk.1.attn_output.weight"),
+        [("swapped", LAYER + "self_attn.q_proj.weight")],
+    ),
     "a layer duplicated": (
         lambda path: mutations.copy_layer(path, 0, 1),
         [("duplicated", "model.layers.1")],
@@ -541,6 +549,31 @@ def test_a_flipped_bit_shows_without_the_encoder(
     assert "row 5" in result.findings[0].what
 
 
+@pytest.mark.parametrize("kind", ["Q8_0", "Q6_K"])
+def test_a_small_factor_shows_in_a_fine_type(kind: str, small: Path, make: Make, tmp_path: Path) -> None:
+    artifact = Path(shutil.copy(make(small, kind), tmp_path))
+    mutations.change_values(artifact, "blk.1.ffn_up.weight", lambda values: values * 1.01)
+    result = compare(artifact, small)
+    assert found(result)[0] == ("scaled", LAYER + "mlp.up_proj.weight")
+    assert any(f"times 1.0{digits}" in result.findings[0].what for digits in ("09", "10"))
+
+
+def test_mistakes_show_in_a_type_that_keeps_little(importance: tuple[Path, Path], small: Path, tmp_path: Path) -> None:
+    artifact = tmp_path / "little.gguf"
+    options = ["--imatrix", importance[0], "--output-tensor-type", "Q8_0", "--token-embedding-type", "Q8_0"]
+    mquant.main([str(small), "--type", "IQ3_S", "--output", str(artifact), *map(str, options)], standalone_mode=False)
+    assert found(compare(artifact, small)) == []
+    mutations.swap(artifact, "blk.0.attn_k.weight", "blk.1.attn_k.weight")
+    up, gate = (mutations.stored_rows(artifact, f"blk.1.ffn_{name}.weight") for name in ("up", "gate"))
+    up[100:140] = gate[100:140]
+    mutations.stored_rows(artifact, "blk.2.ffn_up.weight")[7] = 0
+    assert sorted(found(compare(artifact, small))) == [
+        ("bit_flip", "model.layers.2.mlp.up_proj.weight"),
+        ("different", LAYER + "mlp.up_proj.weight"),
+        ("swapped", "model.layers.0.self_attn.k_proj.weight"),
+    ]
+
+
 def test_rows_of_zeros_are_counted(small: Path, make: Make, tmp_path: Path) -> None:
     artifact = Path(shutil.copy(make(small, "Q4_K_M"), tmp_path))
     mutations.stored_rows(artifact, "blk.1.ffn_up.weight")[100:140] = 0
@@ -649,6 +682,18 @@ def test_what_ggml_writes_is_sound(kind: BlockType) -> None:
             shape = (-1, kind.block_weights)
             assert not damaged_blocks(kind, values.reshape(shape), rows.reshape(shape)).any()
     assert LIMITS[kind].relative_rmse < 3 * largest
+
+
+@pytest.mark.parametrize("kind", NAMES, ids=lambda kind: kind.name)
+def test_blocks_of_zeros_or_of_other_weights_are_damaged(kind: BlockType) -> None:
+    rows = distributions()["normal"]
+    reference, shape = rows[0], (-1, kind.block_weights)
+    zeros = np.zeros_like(reference)
+    assert damaged_blocks(kind, zeros.reshape(shape), reference.reshape(shape)).all()
+    other = decoded(kind, encoded(kind, rows[1:2], None), 2048)
+    flags = damaged_blocks(kind, other.reshape(shape), reference.reshape(shape), codes=False)
+    # The error of one bit a weight is nearly that of other weights.
+    assert flags.mean() > (0.9 if LIMITS[kind].block < 1 or LIMITS[kind].cosine else 0.2)
 
 
 @pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"])

@@ -23,20 +23,23 @@ def measure(found: np.ndarray, reference: np.ndarray) -> Sums:
     return Sums(found.size, *out.tolist())
 
 
-def damaged_blocks(kind: BlockType, found: np.ndarray, reference: np.ndarray, rounding: float = 0.0) -> np.ndarray:
+def damaged_blocks(
+    kind: BlockType, found: np.ndarray, reference: np.ndarray, rounding: float = 0.0, *, codes: bool = True
+) -> np.ndarray:
     """Which blocks are further from the reference than their own scales explain: see `Limits`.
 
     Args:
         found: float32 (blocks, weights of a block), decoded.
         reference: the same of the reference.
         rounding: what may have been rounded away of a value before it was encoded, relative to the value.
+        codes: look at single values too, and not only at blocks as a whole.
 
     Returns:
         bool (blocks,).
     """
     limits = LIMITS[kind]
     flags = np.zeros(len(found), np.bool_)
-    settings = (limits.block, limits.run, float(limits.steps), limits.nearest, rounding)
+    settings = (limits.block, limits.cosine, limits.run if codes else 0, float(limits.steps), limits.nearest, rounding)
     _compiled(_flag)(found, reference, *settings, flags)
     return flags
 
@@ -63,7 +66,7 @@ def _compile(function: Callable[..., None]) -> Callable[..., None]:
         # In any order: the sums are for people to read, and eight of them at once keep up with the memory.
         return compile_kernel(function, void(values, values, sums), frozenset({"reassoc", "contract"}))
     # A block with NaN is found by its sums.
-    signature = void(blocks, blocks, float64, intp, float64, float64, float64, flags)
+    signature = void(blocks, blocks, float64, float64, intp, float64, float64, float64, flags)
     return compile_kernel(function, signature, frozenset({"reassoc", "contract", "nnan", "nsz"}))
 
 
@@ -88,6 +91,7 @@ def _flag(
     found: np.ndarray,
     reference: np.ndarray,
     block: float,
+    cosine: float,
     run: int,
     steps: float,
     nearest: float,
@@ -96,13 +100,15 @@ def _flag(
 ) -> None:
     blocks, weights = found.shape
     for b in range(blocks):
-        error = power = 0.0
+        error = power = stored = products = 0.0
         for i in range(weights):
             a, r = np.float64(found[b, i]), np.float64(reference[b, i])
             error += (a - r) * (a - r)
             power += r * r
-        if power > weights * _FAINT * _FAINT and error >= block * block * power:
-            flags[b] = True
+            stored += a * a
+            products += a * r
+        if power > weights * _FAINT * _FAINT:
+            flags[b] = error >= block * block * power or products <= cosine * np.sqrt(stored * power)
         start = 0
         while run > 0 and start < weights and not flags[b]:
             low = high = found[b, start]
