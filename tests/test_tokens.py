@@ -264,6 +264,25 @@ def test_what_goes_wrong_with_a_tokenizer_json(
     assert [found for found in kinds(result) if found[0] != "text_differs"] == expected
 
 
+def test_merges_in_another_order(trained: Pair) -> None:
+    merges = trained.reference.vocabulary.merges
+    assert merges is not None
+    result = trained.compare(mutations.swapped_merges(10, 200))
+    assert causes(result) == [("merges_differ", merges[10])]
+    assert "other merges" in {group.name for group in result.groups}
+    assert (result.vocabulary.missing_merges, result.vocabulary.moved_merges) == ((), (merges[10], merges[200]))
+    # Those of pairs that never meet may change places.
+    result = trained.compare(mutations.swapped_merges(3, 4))
+    assert (kinds(result), warnings(result)) == ([], ["merges_differ"])
+
+
+def test_control_tokens_in_what_a_user_writes(trained: Pair) -> None:
+    result = trained.compare(mutations.user_defined)
+    assert causes(result) == []
+    assert warnings(result) == ["control_token_as_text"]
+    assert kinds(result) == [("text_differs", "special tokens as text")]
+
+
 def test_think_as_an_ordinary_token(tekken: Pair) -> None:
     result = tekken.compare(mutations.made_normal("[THINK]"))
     assert causes(result) == [("special_token_split", "[THINK]")]

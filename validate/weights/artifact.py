@@ -121,5 +121,5 @@ def _damaged(path: Path, damage: Sequence[MconvError]) -> Iterator[Finding]:
 
 
 def _unreadable(path: Path, error: MconvError) -> Finding:
-    what = error.what if error.what.startswith(path.name) else f"{path.name}: {error.what}"
+    what = error.what if error.what.startswith((path.name, str(path))) else f"{path.name}: {error.what}"
     return Finding("weights", "unreadable", path.name, what)
