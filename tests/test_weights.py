@@ -602,6 +602,7 @@ def test_a_detour_before_quantizing_is_no_damage(between: str, tied: Path, make:
         (artifact,) = tmp_path.glob(f"*-{kind}.gguf")
         result = compare(artifact, tied)
         assert (failed(result.findings), result.count("different")) == ([], 0)
+        assert failed(compare(make(tied, kind), file).findings) == []
         mutations.flip_bit(artifact, "blk.1.ffn_up.weight", 5, 9, 6)
         assert found(compare(artifact, tied))[0] == ("bit_flip", LAYER + "mlp.up_proj.weight")
 

@@ -13,6 +13,8 @@ from validate.weights.errors import LIMITS, Sums
 
 # A block of weaker weights than this may be all zeros: the scale is stored as float16.
 _FAINT = 1e-5
+# Half a step of bfloat16: reference and encoded values may be apart by this, through a file between them.
+_ROUNDING = 2.0**-8
 _compiling = Lock()
 
 
@@ -23,15 +25,12 @@ def measure(found: np.ndarray, reference: np.ndarray) -> Sums:
     return Sums(found.size, *out.tolist())
 
 
-def damaged_blocks(
-    kind: BlockType, found: np.ndarray, reference: np.ndarray, rounding: float = 0.0, *, codes: bool = True
-) -> np.ndarray:
+def damaged_blocks(kind: BlockType, found: np.ndarray, reference: np.ndarray, *, codes: bool = True) -> np.ndarray:
     """Which blocks are further from the reference than their own scales explain: see `Limits`.
 
     Args:
         found: float32 (blocks, weights of a block), decoded.
         reference: the same of the reference.
-        rounding: what may have been rounded away of a value before it was encoded, relative to the value.
         codes: look at single values too, and not only at blocks as a whole.
 
     Returns:
@@ -39,7 +38,7 @@ def damaged_blocks(
     """
     limits = LIMITS[kind]
     flags = np.zeros(len(found), np.bool_)
-    settings = (limits.block, limits.cosine, limits.run if codes else 0, float(limits.steps), limits.nearest, rounding)
+    settings = (limits.block, limits.cosine, limits.run if codes else 0, float(limits.steps), limits.nearest)
     _compiled(_flag)(found, reference, *settings, flags)
     return flags
 
@@ -66,7 +65,7 @@ def _compile(function: Callable[..., None]) -> Callable[..., None]:
         # In any order: the sums are for people to read, and eight of them at once keep up with the memory.
         return compile_kernel(function, void(values, values, sums), frozenset({"reassoc", "contract"}))
     # A block with NaN is found by its sums.
-    signature = void(blocks, blocks, float64, float64, intp, float64, float64, float64, flags)
+    signature = void(blocks, blocks, float64, float64, intp, float64, float64, flags)
     return compile_kernel(function, signature, frozenset({"reassoc", "contract", "nnan", "nsz"}))
 
 
@@ -95,7 +94,6 @@ def _flag(
     run: int,
     steps: float,
     nearest: float,
-    rounding: float,
     flags: np.ndarray,
 ) -> None:
     blocks, weights = found.shape
@@ -118,7 +116,7 @@ def _flag(
             for i in range(start, start + run):
                 a, r = found[b, i], reference[b, i]
                 clamped = (a == high and r > a) or (a == low and r < a)
-                error_here = abs(a - r) - np.float32(rounding) * abs(r)
+                error_here = abs(a - r) - np.float32(_ROUNDING) * abs(r)
                 widest = max(widest, np.float32(0.0) if clamped else error_here)
             # The smallest step is no smaller than this, which settles most runs.
             if widest * steps > nearest * (high - low):

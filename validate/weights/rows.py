@@ -23,8 +23,6 @@ from validate.weights.values import choose_rows, decode, read_scattered
 _SAMPLED_ROWS = 8
 # ggml searches for the scales of every other type, a few million weights a second: no speed to read a model at.
 _ENCODABLE = kernels.SUPPORTED | {"Q1_0", "Q2_0", "Q4_0", "Q4_1", "MXFP4", "NVFP4", "TQ1_0", "TQ2_0"}
-# Half a step of bfloat16: what a longer type may lose of a value on its way to the quantizer, by a file in between.
-_ROUNDING = 2.0**-8
 _WORDS: dict[BlockType, type[np.unsignedinteger]] = {
     BlockType.F32: np.uint32,
     BlockType.F16: np.uint16,
@@ -112,15 +110,14 @@ def compare_blocks(pair: Pair, start: int, stop: int, encoder: BlockEncoder | No
     stored, source = pair.found.read(start, stop), pair.reference.read(start, stop)
     values = decode(pair.found, stored)
     found, reference = _in_blocks(kind, values), _in_blocks(kind, decode(pair.reference, source))
-    rounding = _ROUNDING if pair.reference.dtype in ("F32", "F16") else 0.0
     blocks = stored.reshape(-1, kind.block_bytes)
     expected = None if encoder is None else _encode(encoder, pair, source, start)
     changed = np.zeros_like(blocks) if expected is None else blocks ^ expected
     unequal = np.arange(len(blocks)) if expected is None else np.flatnonzero(changed.any(axis=1))
     if expected is None:
-        damaged = np.flatnonzero(damaged_blocks(kind, found, reference, rounding))
+        damaged = np.flatnonzero(damaged_blocks(kind, found, reference))
     else:
-        damaged = unequal[damaged_blocks(kind, found[unequal], reference[unequal], rounding)]
+        damaged = unequal[damaged_blocks(kind, found[unequal], reference[unequal])]
     examples = []
     for block in (damaged if len(damaged) or expected is None else unequal)[:MOST_EXAMPLES].tolist():
         truth = reference[block] if expected is None else _block_values(pair, expected[block])
