@@ -35,6 +35,19 @@ class MappingError(MconvError):
     """A tensor without a place in the target, a place without a tensor, or a shape the configuration contradicts."""
 
 
+class ShapeError(MappingError):
+    """A tensor of another shape than the hyperparameters make it.
+
+    Args:
+        tensor: its name where it is stored.
+        shape, expected: what it has and what it should have.
+    """
+
+    def __init__(self, what: str, hint: str, tensor: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+        super().__init__(what, hint)
+        self.tensor, self.shape, self.expected = tensor, shape, expected
+
+
 class QuantizationError(MconvError):
     """A tensor that cannot take the type it was asked to take."""
 

@@ -88,6 +88,23 @@ def without_merges(*places: int) -> Callable[[Vocabulary], Vocabulary]:
     return change
 
 
+def swapped_merges(one: int, other: int) -> Callable[[Vocabulary], Vocabulary]:
+    """Two merges change places."""
+
+    def change(vocabulary: Vocabulary) -> Vocabulary:
+        merges = list(vocabulary.merges or ())
+        merges[one], merges[other] = merges[other], merges[one]
+        return replace(vocabulary, merges=merges)
+
+    return change
+
+
+def user_defined(vocabulary: Vocabulary) -> Vocabulary:
+    """Control tokens are read in what a user writes."""
+    types = [TokenType.USER_DEFINED if kind is TokenType.CONTROL else kind for kind in vocabulary.types]
+    return replace(vocabulary, types=types)
+
+
 def template(source: str | None) -> Callable[[Vocabulary], Vocabulary]:
     """Another chat template, whatever it is; None for none."""
     return lambda vocabulary: replace(vocabulary, chat_templates={} if source is None else {"default": source})

@@ -59,6 +59,14 @@ def test_tokens_and_text(noise: Path) -> None:
         assert runtime.text(parsed[1:3].tolist()) == "h\ufffd"
 
 
+def test_spaces_that_are_three_bytes_each(noise: Path) -> None:
+    with Runtime(noise, threads=1) as runtime:
+        tokens = runtime.tokenize("a  b" + " " * 100).tolist()
+        mark = [tiny_gguf.FIRST_BYTE + value for value in "\u2581".encode()]
+        a, b = tiny_gguf.byte("a"), tiny_gguf.byte("b")
+        assert tokens == [tiny_gguf.BOS, a, *mark, *mark, b, *mark * 100]
+
+
 def test_a_lone_surrogate_does_not_reach_llama_cpp(noise: Path) -> None:
     with Runtime(noise, threads=1) as runtime:
         assert runtime.tokenize("\ud800", add_special=False).tolist() == [tiny_gguf.byte("?")]

@@ -20,6 +20,7 @@ from checkpoints_tokenizers import (
     write_vocabulary,
 )
 from conftest import Result
+from gguf_parts import write_parts
 from small_tekken import SIZE, SPECIAL, small_tekken
 
 from convert.errors import FormatError, SourceError
@@ -207,6 +208,19 @@ def test_a_megatron_folder(command: Callable[..., Result], tmp_path: Path) -> No
     assert kinds(compare_tokens(folder, TINY, hf_config=TINY)) == []
 
 
+def test_a_file_in_parts(command: Callable[..., Result], tmp_path: Path) -> None:
+    from convert.cli import cli as mconv
+
+    whole = tmp_path / "whole.gguf"
+    assert command(mconv, "hf-to-gguf", TINY, whole).code == 0
+    first = write_parts(whole, tmp_path / "parts", 30)
+    assert len(list(first.parent.iterdir())) > 2
+    for check in ("tokens", "template"):
+        for artifact, reference in ((first, TINY), (first, whole), (TINY, first)):
+            result = command(cli, check, artifact, "--reference", reference, "--json")
+            assert (result.code, result.err) == (0, ""), (check, artifact, reference)
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -248,6 +262,25 @@ def test_what_goes_wrong_with_a_tokenizer_json(
         expected = [("merges_differ", trained.reference.vocabulary.merges[3])]
     result = trained.compare(change)
     assert [found for found in kinds(result) if found[0] != "text_differs"] == expected
+
+
+def test_merges_in_another_order(trained: Pair) -> None:
+    merges = trained.reference.vocabulary.merges
+    assert merges is not None
+    result = trained.compare(mutations.swapped_merges(10, 200))
+    assert causes(result) == [("merges_differ", merges[10])]
+    assert "other merges" in {group.name for group in result.groups}
+    assert (result.vocabulary.missing_merges, result.vocabulary.moved_merges) == ((), (merges[10], merges[200]))
+    # Those of pairs that never meet may change places.
+    result = trained.compare(mutations.swapped_merges(3, 4))
+    assert (kinds(result), warnings(result)) == ([], ["merges_differ"])
+
+
+def test_control_tokens_in_what_a_user_writes(trained: Pair) -> None:
+    result = trained.compare(mutations.user_defined)
+    assert causes(result) == []
+    assert warnings(result) == ["control_token_as_text"]
+    assert kinds(result) == [("text_differs", "special tokens as text")]
 
 
 def test_think_as_an_ordinary_token(tekken: Pair) -> None:

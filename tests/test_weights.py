@@ -14,11 +14,14 @@ import gguf
 import mutations
 import numpy as np
 import pytest
+import torch
+from gguf_parts import write_parts
 from legacy_imatrix import write_legacy_imatrix
 
 from convert.cli import cli as mconv
 from convert.layouts import open_checkpoint
 from convert.layouts.gguf_file import read_gguf
+from convert.layouts.safetensors import read_tensors
 from convert.metadata import float32, uint32
 from convert.rearrange import rope_interleave
 from convert.types import BlockType
@@ -26,6 +29,7 @@ from quantize import ggml
 from quantize.cli import cli as mquant
 from quantize.imatrix import read_imatrix
 from validate.cli import cli
+from validate.findings import failed
 from validate.weights.compare import compare_weights
 from validate.weights.errors import LIMITS
 from validate.weights.kernels import damaged_blocks, measure
@@ -56,7 +60,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
             mconv.main(["hf-to-megatron", str(source), str(out)], standalone_mode=False)
             return out
         out = folder / f"{source.name}-{kind}.gguf"
-        if kind in ("BF16", "F32"):
+        if kind in ("BF16", "F16", "F32"):
             arguments = ["hf-to-gguf", str(source), str(out), "--outtype", kind.lower()]
             mconv.main(arguments, standalone_mode=False)
         else:
@@ -166,6 +170,14 @@ MISTAKES: dict[str, tuple[Mutation, list[tuple[str, str]]]] = {
     "two layers' values swapped": (
         lambda path: mutations.swap(path, "blk.0.attn_v.weight", "blk.3.attn_v.weight"),
         [("swapped", "model.layers.0.self_attn.v_proj.weight")],
+    ),
+    "keys and values swapped, of which only keys are interleaved": (
+        lambda path: mutations.swap(path, "blk.1.attn_k.weight", "blk.1.attn_v.weight"),
+        [("swapped", LAYER + "self_attn.k_proj.weight")],
+    ),
+    "queries and outputs swapped": (
+        lambda path: mutations.swap(path, "blk.1.attn_q.weight", "blk.1.attn_output.weight"),
+        [("swapped", LAYER + "self_attn.q_proj.weight")],
     ),
     "a layer duplicated": (
         lambda path: mutations.copy_layer(path, 0, 1),
@@ -390,6 +402,111 @@ def test_a_mistake_in_a_folder_is_named(mistake: str, small: Path, make: Make, t
 
 
 @pytest.fixture(scope="module")
+def shards(small: Path, make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model in several shards with an index."""
+    out = tmp_path_factory.mktemp("shards") / "folder"
+    arguments = ["gguf-to-hf", str(make(small, "BF16")), str(out), "--max-shard-size", "1MB"]
+    mconv.main(arguments, standalone_mode=False)
+    return out
+
+
+def tensors_in(shard: Path) -> list[tuple[str, str]]:
+    return [("missing_tensor", tensor.name) for tensor in read_tensors(shard, 0)]
+
+
+def test_a_lost_shard_leaves_the_rest_to_be_compared(shards: Path, small: Path, tmp_path: Path) -> None:
+    assert found(compare(shards, small)) == []
+    lost, cut = (shutil.copytree(shards, tmp_path / name) for name in ("lost", "cut"))
+    first = min(lost.glob("model-*"))
+    told = tensors_in(first)
+    first.unlink()
+    last = max(cut.glob("model-*"))
+    told_of_last = tensors_in(last)
+    last.write_bytes(last.read_bytes()[:-1])
+    for artifact, missing in ((lost, told), (cut, told_of_last)):
+        result = compare(artifact, small)
+        assert found(result) == [("unreadable", artifact.name), *missing]
+        assert result.count("exact") == len(result.tensors) > 10
+
+
+def test_an_index_that_contradicts_the_shards_is_told_once(shards: Path, small: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(shards, tmp_path / "folder")
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"] |= {"a": content["weight_map"]["model.norm.weight"], "b": min(content["weight_map"].values())}
+    index.write_text(json.dumps(content))
+    result = compare(folder, small)
+    assert (found(result), result.count("exact")) == ([("unreadable", "folder")], len(result.tensors))
+    assert result.findings[0].what.endswith("which does not have it; and 1 more like it")
+
+
+def test_a_tensor_that_cannot_be_read_is_named(small: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(small, tmp_path / "folder")
+    name = LAYER + "mlp.up_proj.weight"
+    mutations.change_tensors(folder, lambda tensors: tensors.update({name: tensors[name].double()}))
+    result = compare(folder, small)
+    assert found(result) == [("unreadable", name)]
+    assert "F64" in result.findings[0].what
+
+
+def test_a_stack_of_experts_of_another_shape_is_named(experts: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(experts, tmp_path / "folder")
+    names = [f"{EXPERT}{expert}.w2.weight" for expert in range(7)]
+    fused = "model.layers.0.mlp.experts.down_proj"
+
+    def fuse(tensors: dict) -> None:
+        tensors[fused] = torch.stack([tensors[name] for name in names])
+        for name in (*names, f"{EXPERT}7.w2.weight"):
+            del tensors[name]
+
+    mutations.change_tensors(folder, fuse)
+    result = compare(folder, experts)
+    assert found(result) == [("wrong_shape", f"{EXPERT}*.w2.weight")]
+    assert "[7, 256, 512], and the reference has [8, 256, 512]" in result.findings[0].what
+
+
+def test_a_megatron_folder_that_is_not_whole(small: Path, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    def megatron(name: str, change: Mutation, **config: object) -> Path:
+        folder = shutil.copytree(small, tmp_path / name)
+        mutations.change_tensors(folder, change)
+        edit_config(folder, **config)
+        assert command(mconv, "hf-to-megatron", folder, tmp_path / f"{name}-megatron").code == 0
+        return tmp_path / f"{name}-megatron"
+
+    def cut_layer(tensors: dict) -> None:
+        for name in [name for name in tensors if ".layers.3." in name]:
+            del tensors[name]
+
+    def add_biases(tensors: dict) -> None:
+        rows = {"q": 256, "k": 128, "v": 128, "o": 256}
+        for layer in range(4):
+            names = {f"model.layers.{layer}.self_attn.{which}_proj.bias": size for which, size in rows.items()}
+            tensors |= {name: torch.zeros(size, dtype=torch.bfloat16) for name, size in names.items()}
+
+    tied = compare(megatron("tied", lambda tensors: tensors.pop("lm_head.weight"), tie_word_embeddings=True), small)
+    assert found(tied) == [("hyperparameter", "tied"), ("missing_tensor", "lm_head.weight")]
+    assert tied.count("exact") == len(tied.tensors) > 30
+    short = compare(megatron("short", cut_layer, num_hidden_layers=3), small)
+    assert {kind for kind, _ in found(short)} == {"hyperparameter", "wrong_shape"}
+    assert ("wrong_shape", "decoder.layers.self_attention.linear_qkv.weight") in found(short)
+    assert (len(short.findings), short.count("exact")) == (7, 3)
+    llama = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": True}
+    biased = compare(megatron("biased", add_biases, **llama), small)
+    assert {kind for kind, _ in found(biased)} == {"hyperparameter", "extra_tensor"}
+    assert (len(biased.extra), biased.count("exact")) == (16, len(biased.tensors))
+
+
+def test_a_folder_that_does_not_say_what_it_is_is_compared(small: Path, make: Make, tmp_path: Path) -> None:
+    folders = [shutil.copytree(small, tmp_path / "hf"), shutil.copytree(make(small, "megatron"), tmp_path / "megatron")]
+    for folder in folders:
+        (folder / "config.json").unlink()
+        (folder / "tokenizer.model").unlink()
+        result = compare(folder, small)
+        assert (found(result), result.count("exact")) == ([("unreadable", folder.name)], len(result.tensors))
+        assert len(result.tensors) > 30
+
+
+@pytest.fixture(scope="module")
 def importance(small: Path, make: Make, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """An importance matrix, and a file quantized with it."""
     folder = tmp_path_factory.mktemp("importance")
@@ -432,6 +549,31 @@ def test_a_flipped_bit_shows_without_the_encoder(
     assert "row 5" in result.findings[0].what
 
 
+@pytest.mark.parametrize("kind", ["Q8_0", "Q6_K"])
+def test_a_small_factor_shows_in_a_fine_type(kind: str, small: Path, make: Make, tmp_path: Path) -> None:
+    artifact = Path(shutil.copy(make(small, kind), tmp_path))
+    mutations.change_values(artifact, "blk.1.ffn_up.weight", lambda values: values * 1.01)
+    result = compare(artifact, small)
+    assert found(result)[0] == ("scaled", LAYER + "mlp.up_proj.weight")
+    assert any(f"times 1.0{digits}" in result.findings[0].what for digits in ("09", "10"))
+
+
+def test_mistakes_show_in_a_type_that_keeps_little(importance: tuple[Path, Path], small: Path, tmp_path: Path) -> None:
+    artifact = tmp_path / "little.gguf"
+    options = ["--imatrix", importance[0], "--output-tensor-type", "Q8_0", "--token-embedding-type", "Q8_0"]
+    mquant.main([str(small), "--type", "IQ3_S", "--output", str(artifact), *map(str, options)], standalone_mode=False)
+    assert found(compare(artifact, small)) == []
+    mutations.swap(artifact, "blk.0.attn_k.weight", "blk.1.attn_k.weight")
+    up, gate = (mutations.stored_rows(artifact, f"blk.1.ffn_{name}.weight") for name in ("up", "gate"))
+    up[100:140] = gate[100:140]
+    mutations.stored_rows(artifact, "blk.2.ffn_up.weight")[7] = 0
+    assert sorted(found(compare(artifact, small))) == [
+        ("bit_flip", "model.layers.2.mlp.up_proj.weight"),
+        ("different", LAYER + "mlp.up_proj.weight"),
+        ("swapped", "model.layers.0.self_attn.k_proj.weight"),
+    ]
+
+
 def test_rows_of_zeros_are_counted(small: Path, make: Make, tmp_path: Path) -> None:
     artifact = Path(shutil.copy(make(small, "Q4_K_M"), tmp_path))
     mutations.stored_rows(artifact, "blk.1.ffn_up.weight")[100:140] = 0
@@ -448,6 +590,37 @@ def test_a_detour_through_bfloat16_is_a_warning(tied: Path, make: Make, command,
     result = compare(artifact, tied)
     assert [subject for _, subject in found(result)] == [row.name for row in result.tensors]
     assert {(finding.kind, finding.severity) for finding in result.findings} == {("rounded", "warn")}
+
+
+@pytest.mark.parametrize("between", ["BF16", "F16"])
+def test_a_detour_before_quantizing_is_no_damage(between: str, tied: Path, make: Make, tmp_path: Path) -> None:
+    file = make(tied, between)
+    kinds = ("Q4_K_M", "Q8_0")
+    options = [option for kind in kinds for option in ("--type", kind)]
+    mquant.main([str(file), *options, "--output-dir", str(tmp_path)], standalone_mode=False)
+    for kind in kinds:
+        (artifact,) = tmp_path.glob(f"*-{kind}.gguf")
+        result = compare(artifact, tied)
+        assert (failed(result.findings), result.count("different")) == ([], 0)
+        assert failed(compare(make(tied, kind), file).findings) == []
+        mutations.flip_bit(artifact, "blk.1.ffn_up.weight", 5, 9, 6)
+        assert found(compare(artifact, tied))[0] == ("bit_flip", LAYER + "mlp.up_proj.weight")
+
+
+def test_a_file_in_parts(small: Path, make: Make, tmp_path: Path) -> None:
+    first = write_parts(make(small, "Q4_K_M"), tmp_path / "parts", 9)
+    for artifact, reference in ((first, small), (make(small, "Q4_K_M"), first), (first, first)):
+        result = compare(artifact, reference)
+        assert (found(result), result.count("exact")) == ([], len(result.tensors))
+    second, third, *_ = sorted(first.parent.glob("*.gguf"))[1:]
+    name = next(tensor.name for tensor in read_gguf(second).tensors if tensor.name.endswith("ffn_up.weight"))
+    mutations.flip_bit(second, name, 5, 41, 3)
+    ((kind, subject),) = found(compare(first, small))
+    assert (kind, subject) == ("bit_flip", f"model.layers.{name.split('.')[1]}.mlp.up_proj.weight")
+    third.unlink()
+    result = compare(first, small)
+    assert (found(result), third.name in result.findings[0].what) == ([("unreadable", first.name)], True)
+    assert found(compare(second, small)) == [("unreadable", second.name)]
 
 
 def test_a_tied_output_may_be_stored(tied: Path, make: Make, tmp_path: Path) -> None:
@@ -510,6 +683,18 @@ def test_what_ggml_writes_is_sound(kind: BlockType) -> None:
             shape = (-1, kind.block_weights)
             assert not damaged_blocks(kind, values.reshape(shape), rows.reshape(shape)).any()
     assert LIMITS[kind].relative_rmse < 3 * largest
+
+
+@pytest.mark.parametrize("kind", NAMES, ids=lambda kind: kind.name)
+def test_blocks_of_zeros_or_of_other_weights_are_damaged(kind: BlockType) -> None:
+    rows = distributions()["normal"]
+    reference, shape = rows[0], (-1, kind.block_weights)
+    zeros = np.zeros_like(reference)
+    assert damaged_blocks(kind, zeros.reshape(shape), reference.reshape(shape)).all()
+    other = decoded(kind, encoded(kind, rows[1:2], None), 2048)
+    flags = damaged_blocks(kind, other.reshape(shape), reference.reshape(shape), codes=False)
+    # The error of one bit a weight is nearly that of other weights.
+    assert flags.mean() > (0.9 if LIMITS[kind].block < 1 or LIMITS[kind].cosine else 0.2)
 
 
 @pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.errors import MappingError
+from convert.errors import MappingError, MconvError, ShapeError
 from convert.rearrange import ArrangedTensor, Rows, invert
 from convert.spec import ModelSpec
 from convert.tensors import FileTensor, Tensor, row_count
@@ -145,17 +145,18 @@ def gguf_targets(family: Family, spec: ModelSpec, tensors: Mapping[str, Tensor])
 
 @dataclass(frozen=True)
 class Mapped:
-    """The tensors of a GGUF file under their canonical names, and why others have none.
+    """The tensors of a stored model under their canonical names, and why others are not among them.
 
     Attributes:
-        tensors: canonical name to tensor, in the order of the table.
-        faults: GGUF name to the reason why it is missing or has the wrong shape.
-        unknown: tensors that the family has no place for.
+        tensors: canonical name to tensor.
+        faults: canonical name to the reason why there is no such tensor: it is missing, has another shape
+            (`ShapeError`), or cannot be read.
+        unknown: stored names of tensors that the family has no place for.
     """
 
     tensors: dict[str, Tensor]
-    faults: dict[str, MappingError]
-    unknown: tuple[FileTensor, ...]
+    faults: dict[str, MconvError]
+    unknown: tuple[str, ...] = ()
 
 
 def canonical_tensors(family: Family, spec: ModelSpec, stored: Mapping[str, FileTensor]) -> dict[str, Tensor]:
@@ -172,7 +173,7 @@ def canonical_tensors(family: Family, spec: ModelSpec, stored: Mapping[str, File
         raise next(iter(mapped.faults.values()))
     if mapped.unknown:
         known = [row.gguf.format(layer=layer) for row in family.rows for layer in range(spec.layers)]
-        raise _unknown(mapped.unknown[0].name, len(mapped.unknown), family, known)
+        raise _unknown(mapped.unknown[0], len(mapped.unknown), family, known)
     return mapped.tensors
 
 
@@ -184,7 +185,7 @@ def map_tensors(family: Family, spec: ModelSpec, stored: Mapping[str, FileTensor
     """
     unused = dict(stored)
     tensors: dict[str, Tensor] = {}
-    faults: dict[str, MappingError] = {}
+    faults: dict[str, MconvError] = {}
     for layer_rows in _by_layer(family.rows, spec):
         for _, row, layer in layer_rows:
             name = row.gguf.format(layer=layer)
@@ -192,14 +193,15 @@ def map_tensors(family: Family, spec: ModelSpec, stored: Mapping[str, FileTensor
             if tensor is not None:
                 try:
                     tensors |= {part.name: part for part in _parts(row, layer, spec, tensor)}
-                except MappingError as error:
-                    faults[name] = error
+                except ShapeError as error:
+                    faults |= dict.fromkeys(source_names(row, layer, spec), error)
             elif row.required(spec):
-                faults[name] = MappingError(
+                missing = MappingError(
                     f"tensor {name} is missing from the file",
                     "get the file again; very old files that keep each expert apart have to be converted anew",
                 )
-    return Mapped(tensors, faults, tuple(unused.values()))
+                faults |= dict.fromkeys(source_names(row, layer, spec), missing)
+    return Mapped(tensors, faults, tuple(unused))
 
 
 def _parts(row: Row, layer: int, spec: ModelSpec, tensor: FileTensor) -> Iterable[Tensor]:
@@ -207,9 +209,12 @@ def _parts(row: Row, layer: int, spec: ModelSpec, tensor: FileTensor) -> Iterabl
     shape = tuple(spec.dimension(axis) for axis in row.shape)
     expected = (spec.experts, *shape) if "{expert}" in row.hf else shape
     if tensor.shape != expected:
-        raise MappingError(
+        raise ShapeError(
             f"tensor {tensor.name} has shape {list(tensor.shape)}, but the file's metadata makes it {list(expected)}",
             "the file is damaged, or it was edited; get it again",
+            tensor.name,
+            tensor.shape,
+            expected,
         )
     order = None if row.arrange is None else invert(row.arrange(spec))
     height = row_count(shape)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from convert.checkpoint import Checkpoint
 from convert.documents import read_object
-from convert.errors import FormatError, MappingError, SourceError
+from convert.errors import FormatError, MconvError, ShapeError, SourceError
 from convert.families import family_of_class
-from convert.families.table import Cut, Family, dropped
+from convert.families.table import Cut, Family, Mapped, dropped
 from convert.layouts.companions import find_companions, read_companions
 from convert.layouts.safetensors import read_tensors
 from convert.provenance import read_provenance
 from convert.spec import ModelSpec
-from convert.tensors import FLOAT_DTYPES, FileTensor
+from convert.tensors import FLOAT_DTYPES, FileTensor, Tensor
 from convert.tokenizer import Vocabulary, read_vocabulary
 
 _INDEX = "model.safetensors.index.json"
@@ -34,17 +35,11 @@ def open_hf(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder", "give the folder that holds config.json and the weights")
     config = read_object(folder / "config.json")
-    family = family_of_class(architecture(config))
-    quantization = config.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
-        raise SourceError(
-            f"config.json: the weights are quantized already ({method})",
-            "start from the 16-bit checkpoint, or dequantize it with transformers first",
-        )
-    spec = family.read_config(config)
-    stored = _stored(folder)
-    tensors, reasons = _canonical(family, spec, stored)
+    family, spec = read_model_config(config)
+    stored, damage = read_shards(folder)
+    mapped, reasons = map_shards(family, spec, stored)
+    for error in (*damage, *mapped.faults.values()):
+        raise error
     companions = find_companions(folder)
 
     @cache
@@ -54,13 +49,30 @@ def open_hf(folder: Path) -> Checkpoint:
     return Checkpoint(
         path=folder,
         spec=spec,
-        tensors=tensors,
+        tensors=mapped.tensors,
         vocabulary=vocabulary,
         files=(folder / _INDEX, *companions.values(), *{tensor.file.path for tensor in stored}),
         companions=lambda: read_companions(companions),
-        provenance=read_provenance(folder, config, tensors.values(), spec),
+        provenance=read_provenance(folder, config, mapped.tensors.values(), spec),
         notes=tuple(_left_out(reasons)),
     )
+
+
+def read_model_config(config: Mapping[str, Any]) -> tuple[Family, ModelSpec]:
+    """What config.json says of a model whose weights lie beside it.
+
+    Raises:
+        SourceError, MappingError: the architecture is not supported, or the weights are quantized.
+    """
+    family = family_of_class(architecture(config))
+    quantization = config.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
+        raise SourceError(
+            f"config.json: the weights are quantized already ({method})",
+            "start from the 16-bit checkpoint, or dequantize it with transformers first",
+        )
+    return family, family.read_config(config)
 
 
 def architecture(config: Mapping[str, Any]) -> str:
@@ -78,8 +90,17 @@ def architecture(config: Mapping[str, Any]) -> str:
     return names[0]
 
 
-def _stored(folder: Path) -> list[FileTensor]:
-    """Every tensor on disk, in the order that the field's converters keep: files by name, tensors by name."""
+def read_shards(folder: Path) -> tuple[list[FileTensor], list[MconvError]]:
+    """Every tensor on disk, in the order that the field's converters keep: files by name, tensors by name.
+
+    Returns:
+        The tensors, and what is wrong with the files: shards that cannot be read, and where index and shards
+        contradict each other.
+
+    Raises:
+        SourceError: there are no weights.
+        FormatError: the index is none.
+    """
     index = folder / _INDEX
     weight_map = _read_weight_map(index) if index.is_file() else None
     shards = sorted(
@@ -89,10 +110,16 @@ def _stored(folder: Path) -> list[FileTensor]:
         pickled = any(folder.glob("pytorch_model*.bin"))
         hint = "save it as safetensors first: .bin files can run code" if pickled else "download the weights"
         raise SourceError(f"{folder}: no model*.safetensors", hint)
-    stored = [tensor for number, path in enumerate(shards) for tensor in read_tensors(path, number)]
-    if weight_map is not None:
-        _check_index(weight_map, stored)
-    return stored
+    stored: list[FileTensor] = []
+    damage: list[MconvError] = []
+    for number, path in enumerate(shards):
+        try:
+            stored += read_tensors(path, number)
+        except MconvError as error:
+            damage.append(error)
+    if weight_map is not None and not damage:
+        damage += _contradictions(weight_map, stored)
+    return stored, damage
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
@@ -106,22 +133,25 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _check_index(weight_map: Mapping[str, str], stored: Iterable[FileTensor]) -> None:
+def _contradictions(weight_map: Mapping[str, str], stored: Iterable[FileTensor]) -> Iterator[SourceError]:
+    """Where the index does not say what the shards hold."""
     found = {tensor.name: tensor.file.path.name for tensor in stored}
     hint = "the shards and the index belong to different uploads; download them again"
     for name, shard in weight_map.items():
         if found.get(name) != shard:
-            raise SourceError(f"{_INDEX}: {name} should be in {shard}, which does not have it", hint)
+            yield SourceError(f"{_INDEX}: {name} should be in {shard}, which does not have it", hint)
     for name, shard in found.items():
         if name not in weight_map:
-            raise SourceError(f"{shard}: {name} is not in {_INDEX}", hint)
+            yield SourceError(f"{shard}: {name} is not in {_INDEX}", hint)
 
 
-def _canonical(
-    family: Family, spec: ModelSpec, stored: Iterable[FileTensor]
-) -> tuple[dict[str, FileTensor], dict[str, int]]:
-    """Tensors by canonical name, and how many were dropped for each reason."""
-    tensors: dict[str, FileTensor] = {}
+def map_shards(family: Family, spec: ModelSpec, stored: Iterable[FileTensor]) -> tuple[Mapped, dict[str, int]]:
+    """Tensors by canonical name, and how many were left out for each reason.
+
+    Nothing is missing or unknown here: which tensors a model must have is for its target to say.
+    """
+    tensors: dict[str, Tensor] = {}
+    faults: dict[str, MconvError] = {}
     reasons: dict[str, int] = {}
     for tensor in stored:
         reason = dropped(family, tensor.name)
@@ -130,43 +160,55 @@ def _canonical(
             continue
         # Models with a vision part keep their text model under this prefix.
         name = tensor.name.replace("language_model.", "", 1)
-        for part in _cut(family, spec, name, tensor):
+        parts = _cut(family, spec, name, tensor)
+        faults |= parts.faults
+        for part in parts.tensors.values():
             if part.name in tensors:
-                raise SourceError(f"tensor {part.name} is stored twice", "remove one of the shards that hold it")
-            if part.dtype not in FLOAT_DTYPES:
-                raise SourceError(
+                faults[part.name] = SourceError(
+                    f"tensor {part.name} is stored twice", "remove one of the shards that hold it"
+                )
+            elif part.dtype not in FLOAT_DTYPES:
+                faults[part.name] = SourceError(
                     f"tensor {tensor.name} has type {part.dtype}, which cannot be carried",
                     f"supported: {', '.join(FLOAT_DTYPES)}; dequantize or cast the checkpoint first",
                 )
-            tensors[part.name] = part
-    return tensors, reasons
+            else:
+                tensors[part.name] = part
+    return Mapped(tensors, faults), reasons
 
 
-def _cut(family: Family, spec: ModelSpec, name: str, tensor: FileTensor) -> list[FileTensor]:
+def _cut(family: Family, spec: ModelSpec, name: str, tensor: FileTensor) -> Mapped:
+    """The canonical tensors that a stored one holds: mostly itself."""
     for cut in family.cuts:
         match = re.fullmatch(re.escape(cut.stored).replace(r"\{layer\}", r"(\d+)"), name)
         if match:
             return _cut_experts(cut, spec, int(match[1]), tensor)
-    return [tensor.slice_rows(name, 0, tensor.shape)]
+    return Mapped({name: tensor.slice_rows(name, 0, tensor.shape)}, {})
 
 
-def _cut_experts(cut: Cut, spec: ModelSpec, layer: int, tensor: FileTensor) -> list[FileTensor]:
-    heights = [spec.dimension(axis) for _, axis in cut.parts]
+def _cut_experts(cut: Cut, spec: ModelSpec, layer: int, tensor: FileTensor) -> Mapped:
     stacked = "{expert}" in cut.parts[0][0]
-    expected = (spec.experts, sum(heights)) if stacked else (sum(heights),)
+    heights = {
+        part.format(layer=layer, expert=expert): spec.dimension(axis)
+        for expert in range(spec.experts if stacked else 1)
+        for part, axis in cut.parts
+    }
+    height = sum(spec.dimension(axis) for _, axis in cut.parts)
+    expected = (spec.experts, height) if stacked else (height,)
     if tensor.shape[:-1] != expected:
-        raise MappingError(
+        error = ShapeError(
             f"tensor {tensor.name} has shape {list(tensor.shape)}, but config.json makes it {[*expected, '...']}",
             "check num_local_experts and intermediate_size in config.json against the weights",
+            tensor.name,
+            tensor.shape,
+            (*expected, *tensor.shape[-1:]),
         )
-    parts = []
-    start = 0
-    for expert in range(spec.experts if stacked else 1):
-        for (part, _), height in zip(cut.parts, heights, strict=True):
-            name = part.format(layer=layer, expert=expert)
-            parts.append(tensor.slice_rows(name, start, (height, tensor.shape[-1])))
-            start += height
-    return parts
+        return Mapped({}, dict.fromkeys(heights, error))
+    starts = itertools.accumulate(heights.values(), initial=0)
+    parts = zip(heights.items(), starts, strict=False)
+    return Mapped(
+        {name: tensor.slice_rows(name, start, (height, tensor.shape[-1])) for (name, height), start in parts}, {}
+    )
 
 
 def _left_out(reasons: Mapping[str, int]) -> Iterable[str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from convert.checkpoint import Checkpoint
 from convert.documents import read_object, read_text
 from convert.errors import FormatError, SourceError
 from convert.families import family_of_class
-from convert.families.table import dropped
+from convert.families.table import Family, dropped
 from convert.layouts.companions import CONFIG, find_companions, read_companions
 from convert.layouts.hf import architecture
 from convert.layouts.megatron_arguments import COMMON, RUN_CONFIG, check_configuration, config_of, read_arguments
@@ -19,6 +21,7 @@ from convert.layouts.megatron_keys import canonical_key, canonical_tensors
 from convert.layouts.torch_dist import INDEX, ChunkedTensor, read_index
 from convert.layouts.torch_ranks import FOLDERS, read_ranks
 from convert.provenance import read_provenance
+from convert.spec import ModelSpec
 from convert.tokenizer import Vocabulary, read_vocabulary
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -51,50 +54,25 @@ def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:
         FormatError: a file breaks its format's rules, or a pickle reaches for something it should not.
         MappingError: the model is not supported, or weights and configuration contradict each other.
     """
-    iteration = _iteration(folder)
-    legacy = any(iteration.glob(FOLDERS))
-    if legacy:
-        tensors, arguments = read_ranks(iteration)
-    else:
-        checkpoint = read_index(iteration)
-        tensors, arguments = checkpoint.tensors, read_arguments(iteration, checkpoint)
-    beside = _beside(folder, iteration)
-    stored, notes = _model_tensors(tensors)
-    tokenizer = tokenizer_folder(folder, hf_config)
-    known, unknown = config_of(arguments)
-    known |= _biases(stored)
-    found = _configuration(hf_config, beside)
-    config = read_object(found) if found else {"vocab_size": _stored_vocabulary(stored), **known}
-    wanted = [*(unknown if found is None else ()), *(["the tokenizer"] if tokenizer is None else [])]
-    if wanted:
-        raise SourceError(
-            f"{folder}: the checkpoint does not say {', '.join(wanted)}",
-            "give --hf-config a folder with the config.json and the tokenizer of the model",
-        )
-    source = found.parent if found else folder
-    family = family_of_class(architecture(config))
-    spec = family.read_config(config)
-    check_configuration(known, spec)
-    if legacy and spec.tied:
-        # The last stage of a pipeline has the embedding once more, as its output matrix.
-        stored = [tensor for tensor in stored if canonical_key(tensor.key) != "output_layer.weight"]
-    kept = [tensor for tensor in stored if dropped(family, tensor.key.removeprefix("model.")) is None]
-    if len(kept) < len(stored):
-        notes.append(f"left out {len(stored) - len(kept)} tensors: the vision tower and its projector")
-    canonical = canonical_tensors(family, spec, kept)
+    saved = read_saved(folder)
+    model = read_description(saved, hf_config)
+    spec = model.spec
+    kept, notes = model_tensors(saved, model.family, spec)
+    canonical = canonical_tensors(model.family, spec, kept)
+    source, tokenizer = model.file.parent if model.file else folder, model.tokenizer
     padding = max(_padding(tensor, spec.vocab) for tensor in kept)
     if padding:
         notes.append(f"left out {padding} rows that pad the vocabulary of {spec.vocab}")
 
     @cache
     def vocabulary() -> Vocabulary:
-        return read_vocabulary(tokenizer or source, spec.vocab)
+        return read_vocabulary(tokenizer, spec.vocab)
 
-    companions = find_companions(source, tokenizer or source, card=hf_config is None)
+    companions = find_companions(source, tokenizer, card=hf_config is None)
     # The configuration may be a file of any name.
-    companions |= {CONFIG: found} if found else {}
-    settings = (folder / TRACKER, *(iteration / name for name in (INDEX, COMMON, RUN_CONFIG)))
-    weights = {chunk.blob.file.path for tensor in stored for chunk in tensor.chunks}
+    companions |= {CONFIG: model.file} if model.file else {}
+    settings = (folder / TRACKER, *(saved.iteration / name for name in (INDEX, COMMON, RUN_CONFIG)))
+    weights = {chunk.blob.file.path for tensor in saved.tensors for chunk in tensor.chunks}
     return Checkpoint(
         path=folder,
         spec=spec,
@@ -102,9 +80,102 @@ def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:
         vocabulary=vocabulary,
         companions=lambda: read_companions(companions),
         files=(*settings, *weights, *companions.values()),
-        provenance=read_provenance(source, config, canonical.values(), spec),
+        provenance=read_provenance(source, model.config, canonical.values(), spec),
         notes=tuple(notes),
     )
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a run saved, whatever it is a model of.
+
+    Attributes:
+        folder: as given; iteration: the one that holds the index.
+        legacy: whether a file a rank was written.
+        tensors: of the model, without the state of the run.
+        arguments: settings of the run.
+        notes: what a user should know.
+    """
+
+    folder: Path
+    iteration: Path
+    legacy: bool
+    tensors: tuple[ChunkedTensor, ...]
+    arguments: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def read_saved(folder: Path) -> Saved:
+    """Read index and settings.
+
+    Raises:
+        SourceError, FormatError: see `open_megatron`.
+    """
+    iteration = _iteration(folder)
+    legacy = any(iteration.glob(FOLDERS))
+    if legacy:
+        tensors, arguments = read_ranks(iteration)
+    else:
+        checkpoint = read_index(iteration)
+        tensors, arguments = checkpoint.tensors, read_arguments(iteration, checkpoint)
+    kept, notes = _without_state(tensors)
+    return Saved(folder, iteration, legacy, tuple(kept), arguments, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint is a model of.
+
+    Attributes:
+        family, spec: of the model.
+        config: what says so, as config.json would.
+        file: that file; None where the settings of the run say it.
+        tokenizer: folder of the tokenizer.
+    """
+
+    family: Family
+    spec: ModelSpec
+    config: Mapping[str, Any]
+    file: Path | None
+    tokenizer: Path
+
+
+def read_description(saved: Saved, hf_config: Path | None) -> Description:
+    """Find what the model is, in config.json or the settings of the run, and hold the two against each other.
+
+    Args:
+        hf_config: see `open_megatron`.
+
+    Raises:
+        SourceError, FormatError, MappingError: see `open_megatron`.
+    """
+    tokenizer = tokenizer_folder(saved.folder, hf_config)
+    known, unknown = config_of(saved.arguments)
+    known |= _biases(saved.tensors)
+    file = _configuration(hf_config, _beside(saved.folder, saved.iteration))
+    config = read_object(file) if file else {"vocab_size": _stored_vocabulary(saved.tensors), **known}
+    wanted = [*(unknown if file is None else ()), *(["the tokenizer"] if tokenizer is None else [])]
+    if wanted or tokenizer is None:
+        raise SourceError(
+            f"{saved.folder}: the checkpoint does not say {', '.join(wanted)}",
+            "give --hf-config a folder with the config.json and the tokenizer of the model",
+        )
+    family = family_of_class(architecture(config))
+    spec = family.read_config(config)
+    check_configuration(known, spec)
+    return Description(family, spec, config, file, tokenizer)
+
+
+def model_tensors(saved: Saved, family: Family, spec: ModelSpec) -> tuple[list[ChunkedTensor], list[str]]:
+    """The tensors that a model of the family has use for, and notes of what was left out."""
+    stored, notes = list(saved.tensors), list(saved.notes)
+    if saved.legacy and spec.tied:
+        # The last stage of a pipeline has the embedding once more, as its output matrix.
+        stored = [tensor for tensor in stored if canonical_key(tensor.key) != "output_layer.weight"]
+    kept = [tensor for tensor in stored if dropped(family, tensor.key.removeprefix("model.")) is None]
+    if len(kept) < len(stored):
+        notes.append(f"left out {len(stored) - len(kept)} tensors: the vision tower and its projector")
+    return kept, notes
 
 
 def tokenizer_folder(folder: Path, hf_config: Path | None = None) -> Path | None:
@@ -141,7 +212,7 @@ def _iteration(folder: Path) -> Path:
     )
 
 
-def _model_tensors(tensors: Mapping[str, ChunkedTensor]) -> tuple[list[ChunkedTensor], list[str]]:
+def _without_state(tensors: Mapping[str, ChunkedTensor]) -> tuple[list[ChunkedTensor], list[str]]:
     """The model's own tensors, and what was left out."""
     kept, state = [], 0
     for key, tensor in tensors.items():
@@ -168,13 +239,13 @@ def _configuration(hf_config: Path | None, beside: tuple[Path, ...]) -> Path | N
     return place / CONFIG if place else None
 
 
-def _biases(stored: list[ChunkedTensor]) -> dict[str, bool]:
+def _biases(stored: Iterable[ChunkedTensor]) -> dict[str, bool]:
     """Which halves of a layer have biases: members of config.json that the settings of a run have no word for."""
     halves = {match[1] for tensor in stored if (match := _BIAS.search(tensor.key))}
     return {"attention_bias": "self_attention" in halves, "mlp_bias": "mlp" in halves}
 
 
-def _stored_vocabulary(stored: list[ChunkedTensor]) -> int | None:
+def _stored_vocabulary(stored: Iterable[ChunkedTensor]) -> int | None:
     """Rows of the embedding, padding included."""
     return next((tensor.shape[0] for tensor in stored if _is_embedding(tensor)), None)
 

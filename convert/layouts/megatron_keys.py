@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from convert.dtypes import convert_tensor
-from convert.errors import MappingError, SourceError
-from convert.families.table import Family, Row, Target, source_names
+from convert.errors import MappingError, MconvError, ShapeError, SourceError
+from convert.families.table import Family, Mapped, Row, Target, source_names
 from convert.layouts.torch_dist import ChunkedTensor, TensorSlice
 from convert.rearrange import ArrangedTensor, Index, Rows, invert
 from convert.spec import ModelSpec
@@ -59,13 +59,38 @@ def canonical_tensors(family: Family, spec: ModelSpec, stored: Iterable[ChunkedT
         MappingError: a tensor is missing, unknown, or contradicts the configuration.
         SourceError: a tensor of a type that cannot be carried.
     """
+    mapped = map_tensors(family, spec, stored)
+    for error in mapped.faults.values():
+        raise error
+    if mapped.unknown:
+        more = f" and {len(mapped.unknown) - 1} more" if len(mapped.unknown) > 1 else ""
+        near = difflib.get_close_matches(canonical_key(mapped.unknown[0]), [row.megatron for row in family.rows], n=1)
+        nearest = f"; the nearest known one is {near[0]}" if near else ""
+        raise MappingError(
+            f"tensor {mapped.unknown[0]}{more} has no place in the model that the configuration describes{nearest}",
+            "check tie_word_embeddings, the biases and the experts in config.json or the saved arguments",
+        )
+    return mapped.tensors
+
+
+def map_tensors(family: Family, spec: ModelSpec, stored: Iterable[ChunkedTensor]) -> Mapped:
+    """`canonical_tensors` of a checkpoint that may have lost tensors, gained some, or hold some of another shape."""
     store = _Store(family, spec, stored)
-    found = {name: rows for row in family.rows for name, rows in store.rows_of(row)}
-    store.check_all_used()
-    shapes = {name: shape for row in family.rows for name, shape in _shapes(row, spec)}
-    return {
+    found: dict[str, Rows] = {}
+    faults: dict[str, MconvError] = {}
+    for row, layer, expert, name in _places(family, spec):
+        try:
+            rows = store.rows_of(row, layer, expert, name)
+        except (MappingError, SourceError) as error:
+            faults[name] = error
+        else:
+            if rows is not None:
+                found[name] = rows
+    shapes = {name: tuple(spec.dimension(axis) for axis in row.shape) for row, _, _, name in _places(family, spec)}
+    tensors: dict[str, Tensor] = {
         name: ArrangedTensor(name, shapes[name], found[name], (0, place)) for place, name in enumerate(sorted(found))
     }
+    return Mapped(tensors, faults, store.unused())
 
 
 class _Store:
@@ -85,31 +110,27 @@ class _Store:
             self._starts[row.hf] = self._heights.get(row.megatron, 0)
             self._heights[row.megatron] = self._starts[row.hf] + spec.dimension(row.shape[0])
 
-    def rows_of(self, row: Row) -> Iterator[tuple[str, Rows]]:
-        """Canonical name and rows of each tensor that a row of the table stands for."""
-        for layer in range(self._spec.layers if "{layer}" in row.hf else 1):
-            for expert, name in enumerate(source_names(row, layer, self._spec)):
-                pieces = self._find(row.megatron, layer, expert)
-                if pieces:
-                    self._check(row, name, pieces)
-                    yield name, Rows(pieces, self._index(row, pieces))
-                elif row.required(self._spec):
-                    raise MappingError(
-                        f"tensor {row.megatron.replace(LAYER, '').replace(EXPERT, '')}, which holds {name}, is missing",
-                        "copy the whole checkpoint; the configuration may describe another model",
-                    )
+    def rows_of(self, row: Row, layer: int, expert: int, name: str) -> Rows | None:
+        """The rows of one canonical tensor; None where it is absent and may be.
 
-    def check_all_used(self) -> None:
-        """Refuse a tensor that the table has no place for."""
-        if self._unused:
-            key, tensor = next(iter(self._unused.items()))
-            more = f" and {len(self._unused) - 1} more" if len(self._unused) > 1 else ""
-            near = difflib.get_close_matches(key, self._heights, n=1)
-            nearest = f"; the nearest known one is {near[0]}" if near else ""
+        Raises:
+            MappingError: it is missing, or contradicts the configuration.
+            SourceError: its type cannot be carried.
+        """
+        pieces = self._find(row.megatron, layer, expert)
+        if pieces:
+            self._check(row, name, pieces)
+            return Rows(pieces, self._index(row, pieces))
+        if row.required(self._spec):
             raise MappingError(
-                f"tensor {tensor.key}{more} has no place in the model that the configuration describes{nearest}",
-                "check tie_word_embeddings, the biases and the experts in config.json or the saved arguments",
+                f"tensor {row.megatron.replace(LAYER, '').replace(EXPERT, '')}, which holds {name}, is missing",
+                "copy the whole checkpoint; the configuration may describe another model",
             )
+        return None
+
+    def unused(self) -> tuple[str, ...]:
+        """Keys of tensors that the table has no place for."""
+        return tuple(tensor.key for tensor in self._unused.values())
 
     def _find(self, template: str, layer: int, expert: int) -> tuple[TensorSlice, ...]:
         """The slices that make up one tensor: one, or where gate and up were stored apart, two."""
@@ -130,10 +151,13 @@ class _Store:
     def _check_stack(self, whole: ChunkedTensor, layers: int, experts: int) -> None:
         expected = (self._spec.layers,) * layers + (self._spec.experts,) * experts
         if whole.shape[: len(expected)] != expected:
-            raise MappingError(
+            raise ShapeError(
                 f"tensor {whole.key} has shape {list(whole.shape)}, but the configuration makes it "
                 f"{[*expected, '...']}",
                 "check the number of layers and experts; config.json may describe another model",
+                whole.key,
+                whole.shape,
+                (*expected, *whole.shape[len(expected) :]),
             )
 
     def _check(self, row: Row, name: str, pieces: tuple[TensorSlice, ...]) -> None:
@@ -148,10 +172,13 @@ class _Store:
         expected = self._heights[row.megatron]
         padded = row.shape[0] == "vocab" and height >= expected
         if any(piece.shape[1:] != rest for piece in pieces) or not (padded or height == expected):
-            raise MappingError(
+            raise ShapeError(
                 f"tensor {pieces[0].name}, which holds {name}, has shape {list(pieces[0].shape)} in each layer, "
                 f"but the configuration makes it {[expected, *rest]}",
                 f"check {', '.join(row.shape)} in config.json or the saved arguments against the weights",
+                pieces[0].name,
+                pieces[0].shape,
+                (expected, *rest),
             )
 
     def _index(self, row: Row, pieces: tuple[TensorSlice, ...]) -> Index:
@@ -163,11 +190,12 @@ class _Store:
         return None if alone else range(start, start + height)
 
 
-def _shapes(row: Row, spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
-    shape = tuple(spec.dimension(axis) for axis in row.shape)
-    for layer in range(spec.layers if "{layer}" in row.hf else 1):
-        for name in source_names(row, layer, spec):
-            yield name, shape
+def _places(family: Family, spec: ModelSpec) -> Iterator[tuple[Row, int, int, str]]:
+    """Every canonical tensor of a model: its row of the table, layer, expert and name."""
+    for row in family.rows:
+        for layer in range(spec.layers if "{layer}" in row.hf else 1):
+            for expert, name in enumerate(source_names(row, layer, spec)):
+                yield row, layer, expert, name
 
 
 @dataclass(frozen=True)

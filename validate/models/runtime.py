@@ -24,6 +24,8 @@ MAX_WORD = 16_000  # characters of one kind in a row; see `tokenize`
 SPIN_COUNT = 10_000  # some 0.1 ms: longer than a step between two barriers, shorter than a scheduler's time slice
 
 
+_NO_COUNT = -(1 << 31)  # what `llama_tokenize` gives where it fails for another reason than too little room
+
 # Runs of letters, of white space and of anything else but digits.
 _WORD = re.compile(r"[^\W\d_]+|\s+|(?:[^\w\s]|_)+")
 
@@ -110,9 +112,19 @@ class Runtime:
                     f"the text has a word of {longest} characters, on which llama.cpp may die",
                     f"break up words, and runs of spaces or signs, of more than {MAX_WORD} characters",
                 )
-        tokens = np.empty(len(data) + 2, np.int32)
-        pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        count = self._api.llama_tokenize(self._vocab, data, len(data), pointer, len(tokens), add_special, parse_special)
+
+        def fill(room: int) -> tuple[int, np.ndarray]:
+            """Count and tokens, the count negative where there are more."""
+            tokens = np.empty(room, np.int32)
+            pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+            return self._api.llama_tokenize(
+                self._vocab, data, len(data), pointer, room, add_special, parse_special
+            ), tokens
+
+        count, tokens = fill(len(data) + 2)
+        if _NO_COUNT < count < 0:
+            # A space is the three bytes of its mark where the vocabulary has no token for that.
+            count, tokens = fill(-count)
         if count < 0:
             raise SourceError(f"{self.path}: llama.cpp cannot tokenize the text", "check the tokenizer of the file")
         return tokens[:count].copy()

@@ -28,7 +28,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 CPU_SECONDS = 2
 MEMORY_BYTES = 1 << 30
-MAX_CHARACTERS = 1 << 24
+MAX_CHARACTERS = 1 << 22
 
 
 def raise_exception(message: str) -> NoReturn:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convert.errors import SourceError
 from convert.tokenizer import versioned_sentencepiece
 from validate.template.chat import Rendered, render_conversations
 from validate.template.conversations import Conversation
@@ -128,7 +129,10 @@ def _tokenized(rendered: Rendered, conversation: Conversation, tokenizer: TextTo
         text, mark, _ = text.partition(_END)
         if not mark:
             return Prompt("", None, "the chat template leaves out the answer that was begun", refused=True)
-    return Prompt(text, tokenizer.encode_prompt(text))
+    try:
+        return Prompt(text, tokenizer.encode_prompt(text))
+    except SourceError as error:  # a prompt that no tokenizer takes is as much of the template's making
+        return Prompt("", None, f"the chat template gives what cannot be tokenized: {error.what}")
 
 
 def _plain(content: Any) -> Any:

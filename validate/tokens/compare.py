@@ -211,16 +211,16 @@ def _compare_group(
 
 
 def _merge_groups(vocabulary: VocabularyDifferences, reference: TextTokenizer) -> Iterator[Group]:
-    """Texts in which merges that the artifact lacks would be made."""
+    """Texts in which merges that the artifact lacks, or makes at another time, would be made."""
     ids = {token: number for number, token in enumerate(reference.vocabulary.tokens)}
     texts = []
-    for merge in vocabulary.missing_merges[:_PROBED_MERGES]:
+    for merge in (*vocabulary.missing_merges, *vocabulary.moved_merges)[:_PROBED_MERGES]:
         made = ids.get(merge.replace(" ", ""))
         text = reference.decode([made]) if made is not None else ""
         if text and "\ufffd" not in text:
             texts += [text, f"x{text}", f"{text}x", f"{text}{text}", f" {text}s", f"un{text}ing"]
     if texts:
-        yield Group("missing merges", tuple(texts))
+        yield Group("other merges", tuple(texts))
 
 
 def _text_findings(results: Sequence[GroupResult]) -> Iterator[Finding]:

@@ -47,8 +47,10 @@ class VocabularyDifferences:
         other_texts: ids whose texts differ.
         shift: what the most of these have in common, if anything.
         other_types: ids of ordinary tokens in the reference whose types differ.
+        control_as_text: ids of control tokens of the reference that the artifact has as user-defined ones.
         missing_merges: pairs that only the reference has.
         extra_merges: pairs that only the artifact has.
+        moved_merges: pairs of the reference in whose place, among those that both have, the artifact has another.
         other_score_order: whether tokens would be merged in another order by their scores.
     """
 
@@ -58,8 +60,10 @@ class VocabularyDifferences:
     other_texts: tuple[int, ...] = field(repr=False)
     shift: Shift | None
     other_types: tuple[int, ...] = field(repr=False)
+    control_as_text: tuple[int, ...] = field(repr=False)
     missing_merges: tuple[str, ...] = field(repr=False)
     extra_merges: tuple[str, ...] = field(repr=False)
+    moved_merges: tuple[str, ...] = field(repr=False)
     other_score_order: bool
 
     @property
@@ -76,8 +80,10 @@ class VocabularyDifferences:
             "other_texts": len(self.other_texts),
             "shift": asdict(self.shift) if self.shift else None,
             "other_types": len(self.other_types),
+            "control_as_text": len(self.control_as_text),
             "missing_merges": len(self.missing_merges),
             "extra_merges": len(self.extra_merges),
+            "moved_merges": len(self.moved_merges),
             "other_score_order": self.other_score_order,
         }
 
@@ -96,8 +102,12 @@ def vocabulary_differences(artifact: Vocabulary, reference: Vocabulary) -> Vocab
         other_texts=other_texts,
         shift=_shift(artifact.tokens[:size], reference.tokens, other_texts),
         other_types=tuple(n for n in both if n not in moved and _other_type(artifact.types[n], reference.types[n])),
+        control_as_text=tuple(
+            n for n in both if (artifact.types[n], reference.types[n]) == (TokenType.USER_DEFINED, TokenType.CONTROL)
+        ),
         missing_merges=tuple(merge for merge in reference_merges if merge not in merges),
         extra_merges=tuple(merge for merge in merges if merge not in reference_merges),
+        moved_merges=_moved(merges, reference_merges),
         other_score_order=not moved and _other_score_order(artifact, reference, both),
     )
 
@@ -151,6 +161,13 @@ def _shift(tokens: Sequence[str], reference: Sequence[str], differing: Sequence[
     return Shift(first, distance, count)
 
 
+def _moved(merges: Mapping[str, None], reference: Mapping[str, None]) -> tuple[str, ...]:
+    """Merges, which are made in their order, that stand elsewhere among those that both have."""
+    ours = (merge for merge in merges if merge in reference)
+    theirs = (merge for merge in reference if merge in merges)
+    return tuple(merge for other, merge in zip(ours, theirs, strict=True) if other != merge)
+
+
 def _other_type(kind: TokenType, reference: TokenType) -> bool:
     """Whether an ordinary token is of another type. Special tokens are tried out instead."""
     return kind is not reference and reference not in _SPECIAL and reference is not TokenType.USER_DEFINED
@@ -192,6 +209,11 @@ def _size_and_tokens(differences: VocabularyDifferences, artifact: Vocabulary, r
         token = reference.tokens[first]
         what = f"{token!r} (id {first}) is of type {kinds}{_others(differences.other_types)}"
         findings.append(Finding("tokens", "token_type_differs", token, what, "warn"))
+    if differences.control_as_text:
+        token = reference.tokens[differences.control_as_text[0]]
+        what = f"{token!r} is of type user defined, no control token: llama.cpp finds it in what a user writes, too"
+        what += _others(differences.control_as_text)
+        findings.append(Finding("tokens", "control_token_as_text", token, what, "warn"))
     return findings
 
 
@@ -212,6 +234,10 @@ def _rules(
     if missing or extra:
         subject = (missing or extra)[0]
         what = f"is the first of {len(missing)} merges that are missing and {len(extra)} that the reference lacks"
+        findings.append(finding("merges_differ", subject, what))
+    elif differences.moved_merges:
+        subject = differences.moved_merges[0]
+        what = f"is the first of {len(differences.moved_merges)} merges in whose place another is made"
         findings.append(finding("merges_differ", subject, what))
     if differences.other_score_order:
         findings.append(finding("scores_differ", "order of the scores", "is not that of the reference"))

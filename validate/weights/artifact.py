@@ -7,18 +7,21 @@ misshapen keeps nobody from looking at the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from convert.checkpoint import Checkpoint
+from convert.documents import read_object
 from convert.errors import FormatError, MappingError, MconvError
 from convert.families import family_named
-from convert.families.table import map_tensors
-from convert.layouts import open_checkpoint
+from convert.families.table import Mapped, map_tensors
 from convert.layouts.gguf_source import spec_of, weights_of
 from convert.layouts.gguf_split import read_gguf_model
-from convert.layouts.megatron import is_megatron
+from convert.layouts.hf import map_shards, read_model_config, read_shards
+from convert.layouts.megatron import is_megatron, model_tensors, read_description, read_saved
+from convert.layouts.megatron_keys import map_tensors as map_megatron_tensors
+from convert.spec import ModelSpec
 from convert.tensors import Tensor
 from validate.findings import Finding
 from validate.weights.hyperparameters import compare_keys, compare_specs
@@ -30,14 +33,14 @@ class Artifact:
 
     Attributes:
         tensors: canonical name to tensor.
-        misshapen: GGUF names of tensors that do not have the shape of the reference's, and the shape that they have.
+        faults: canonical name to the reason why there is no such tensor, where the layout has to know: see `Mapped`.
         unknown: names of tensors that the reference's family has no place for.
         tied: whether its output matrix is the token embedding.
         findings: about its metadata.
     """
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    misshapen: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    faults: Mapping[str, MconvError] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
     tied: bool = False
     findings: tuple[Finding, ...] = ()
@@ -51,17 +54,44 @@ def open_artifact(path: Path, reference: Checkpoint, hf_config: Path | None) -> 
         hf_config: see `open_checkpoint`.
     """
     try:
-        if path.is_dir():
-            return _open_folder(path, reference, hf_config)
-        return _open_gguf(path, reference)
+        if path.is_dir() and is_megatron(path):
+            return _open_megatron(path, reference, hf_config)
+        return _open_hf(path, reference) if path.is_dir() else _open_gguf(path, reference)
     except MconvError as error:
         return Artifact(findings=(_unreadable(path, error),))
 
 
-def _open_folder(path: Path, reference: Checkpoint, hf_config: Path | None) -> Artifact:
-    checkpoint = open_checkpoint(path, hf_config if is_megatron(path) else None)[1]
-    findings = compare_specs(checkpoint.spec, reference.spec, folders=reference.path.is_dir())
-    return Artifact(checkpoint.tensors, tied=checkpoint.spec.tied, findings=tuple(findings))
+def _open_hf(path: Path, reference: Checkpoint) -> Artifact:
+    family, spec = family_named(reference.spec.family), reference.spec
+    findings: list[Finding] = []
+    try:
+        family, spec = read_model_config(read_object(path / "config.json"))
+    except MconvError as error:
+        findings.append(_unreadable(path, error))
+    stored, damage = read_shards(path)
+    mapped, _ = map_shards(family, reference.spec, stored)
+    findings += _damaged(path, damage)
+    return _artifact(mapped, spec, reference, findings)
+
+
+def _open_megatron(path: Path, reference: Checkpoint, hf_config: Path | None) -> Artifact:
+    family, spec = family_named(reference.spec.family), reference.spec
+    findings: list[Finding] = []
+    saved = read_saved(path)
+    try:
+        description = read_description(saved, hf_config)
+        family, spec = description.family, description.spec
+    except MconvError as error:
+        findings.append(_unreadable(path, error))
+    stored, _ = model_tensors(saved, family, spec)
+    mapped = map_megatron_tensors(family_named(reference.spec.family), reference.spec, stored)
+    return _artifact(mapped, spec, reference, findings)
+
+
+def _artifact(mapped: Mapped, spec: ModelSpec, reference: Checkpoint, findings: list[Finding]) -> Artifact:
+    """The artifact in a folder, whose hyperparameters are `spec`."""
+    differences = compare_specs(spec, reference.spec, folders=reference.path.is_dir())
+    return Artifact(mapped.tensors, mapped.faults, mapped.unknown, spec.tied, (*findings, *differences))
 
 
 def _open_gguf(path: Path, reference: Checkpoint) -> Artifact:
@@ -75,13 +105,21 @@ def _open_gguf(path: Path, reference: Checkpoint) -> Artifact:
         findings = findings or [_unreadable(path, error)]
     return Artifact(
         tensors=mapped.tensors,
-        misshapen={name: stored[name].shape for name in mapped.faults if name in stored},
-        unknown=tuple(tensor.name for tensor in mapped.unknown),
+        faults=mapped.faults,
+        unknown=mapped.unknown,
         tied="output.weight" not in stored,
         findings=tuple(findings),
     )
 
 
+def _damaged(path: Path, damage: Sequence[MconvError]) -> Iterator[Finding]:
+    """One finding for all that is wrong with the files of a folder: what it does to tensors is told with these."""
+    if damage:
+        first = _unreadable(path, damage[0])
+        others = f"; and {len(damage) - 1} more like it" if len(damage) > 1 else ""
+        yield replace(first, what=first.what + others)
+
+
 def _unreadable(path: Path, error: MconvError) -> Finding:
-    what = error.what if error.what.startswith(path.name) else f"{path.name}: {error.what}"
+    what = error.what if error.what.startswith((path.name, str(path))) else f"{path.name}: {error.what}"
     return Finding("weights", "unreadable", path.name, what)

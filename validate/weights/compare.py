@@ -135,8 +135,7 @@ def _compare(
 
 def _judge(artifact: Path, compared: list[tuple[_Subject, Comparison]]) -> tuple[list[TensorResult], list[Finding]]:
     """What each tensor is, and what is wrong with those that are not what they should be."""
-    references = {each.pair.place.name: each.pair.reference for each, _ in compared}
-    places = {each.pair.place.name: each.pair.place for each, _ in compared}
+    pairs = {each.pair.place.name: each.pair for each, _ in compared}
     tensors: list[TensorResult] = []
     findings: list[Finding] = []
     moves: dict[str, str] = {}
@@ -148,13 +147,13 @@ def _judge(artifact: Path, compared: list[tuple[_Subject, Comparison]]) -> tuple
         unknown += verdict.status == "quantized" and each.encoder is None and is_encodable(each.pair)
         if verdict.status != "different":
             continue
-        fault = verdict.fault or explain(each.pair, found, references, gguf=artifact.is_file())
+        fault = verdict.fault or explain(each.pair, found, pairs, gguf=artifact.is_file())
         if fault.other:
             moves[place.name] = fault.other
         else:
             what = f"{place.name} ({place.gguf}): {fault.what}"
             findings.append(Finding("weights", fault.kind, place.name, what, fault.severity))
-    findings += moved_findings(moves, places)
+    findings += moved_findings(moves, {name: pair.place for name, pair in pairs.items()})
     if unknown:
         what = (
             f"{artifact.name}: {unknown} tensors are not, byte for byte, what quantizing the reference writes without "

@@ -38,6 +38,8 @@ class Comparison:
         unequal: units that are not the bytes that encoding the reference gives.
         bits: bits that differ in those, where the encoder is known.
         damaged: blocks that no encoder would have written, see `damaged_blocks`.
+        unlike: those of them that are no rounding of the reference at all, whoever did it.
+        rest: `sums` without the damaged ones.
         examples: the first few damaged units, or where there are none, unequal ones.
         not_finite: row, column and value of the first NaN or infinity.
     """
@@ -47,6 +49,8 @@ class Comparison:
     unequal: int = 0
     bits: int = 0
     damaged: int = 0
+    unlike: int = 0
+    rest: Sums = field(default_factory=Sums)
     examples: tuple[Difference, ...] = ()
     not_finite: tuple[int, int, float] | None = None
 
@@ -60,6 +64,8 @@ class Comparison:
             unequal=self.unequal + other.unequal,
             bits=self.bits + other.bits,
             damaged=damaged,
+            unlike=self.unlike + other.unlike,
+            rest=self.rest.add(other.rest),
             examples=tuple(example for examples in told for example in examples)[:MOST_EXAMPLES],
             not_finite=self.not_finite or other.not_finite,
         )

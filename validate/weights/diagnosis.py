@@ -85,12 +85,12 @@ class _Suspect:
         return ArrangedTensor(reference.name, reference.shape, Rows((reference,), index), reference.position)
 
 
-def explain(pair: Pair, compared: Comparison, others: Mapping[str, Tensor], *, gguf: bool) -> Fault:
+def explain(pair: Pair, compared: Comparison, others: Mapping[str, Pair], *, gguf: bool) -> Fault:
     """Why a tensor differs in more than a few places.
 
     Args:
         compared: the whole tensor.
-        others: the reference's tensors by canonical name.
+        others: all tensors by canonical name.
         gguf: whether the artifact is a GGUF file, in which other rows are right than in a folder.
     """
     suspect = _Suspect(pair, compared.sums)
@@ -98,7 +98,7 @@ def explain(pair: Pair, compared: Comparison, others: Mapping[str, Tensor], *, g
     if found is None and not compared.sums.relative_rmse <= suspect.likeness:
         found = (
             _find_rotary_order(suspect, gguf)
-            or _find_other(suspect, others)
+            or _find_other(suspect, others, gguf)
             or _find_transposition(suspect)
             or _find_moved_rows(suspect)
         )
@@ -159,18 +159,31 @@ def _find_rotary_order(suspect: _Suspect, gguf: bool) -> Fault | None:
     return None
 
 
-def _find_other(suspect: _Suspect, others: Mapping[str, Tensor]) -> Fault | None:
+def _find_other(suspect: _Suspect, others: Mapping[str, Pair], gguf: bool) -> Fault | None:
     """Another tensor of the reference, of the same shape."""
-    own = suspect.pair.reference
-    candidates = {name: other for name, other in others.items() if other is not own and other.shape == own.shape}
+    own = suspect.pair
+    candidates: dict[tuple[str, bool], Tensor] = {}
+    for name, other in others.items():
+        if other is own or other.reference.shape != own.reference.shape:
+            continue
+        candidates[name, False] = other.reference
+        if gguf and (own.place.order is None) != (other.place.order is None):
+            candidates[name, True] = _in_its_place(other, own)
     distances = {name: suspect.distance(other) for name, other in candidates.items()}
     # Models that were made deeper have layers that are much alike: the nearest is tried first.
-    for name in sorted(candidates, key=distances.__getitem__):
-        if not distances[name] <= suspect.likeness:
+    for candidate in sorted(candidates, key=distances.__getitem__):
+        if not distances[candidate] <= suspect.likeness:
             break
-        if suspect.errors(candidates[name]).relative_rmse <= suspect.likeness:
-            return Fault("swapped", f"holds {name}", name)
+        if suspect.errors(candidates[candidate]).relative_rmse <= suspect.likeness:
+            return Fault("swapped", f"holds {candidate[0]}", candidate[0])
     return None
+
+
+def _in_its_place(other: Pair, own: Pair) -> Tensor:
+    """A tensor of the reference as it looks in the place of another, the rows of one of the two being interleaved."""
+    reference = other.reference
+    order = other.place.order if own.place.order is None else invert(own.place.order)
+    return ArrangedTensor(reference.name, reference.shape, Rows((reference,), order), reference.position)
 
 
 def _find_transposition(suspect: _Suspect) -> Fault | None:

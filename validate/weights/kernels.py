@@ -13,6 +13,8 @@ from validate.weights.errors import LIMITS, Sums
 
 # A block of weaker weights than this may be all zeros: the scale is stored as float16.
 _FAINT = 1e-5
+# Half a step of bfloat16: reference and encoded values may be apart by this, through a file between them.
+_ROUNDING = 2.0**-8
 _compiling = Lock()
 
 
@@ -23,19 +25,20 @@ def measure(found: np.ndarray, reference: np.ndarray) -> Sums:
     return Sums(found.size, *out.tolist())
 
 
-def damaged_blocks(kind: BlockType, found: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def damaged_blocks(kind: BlockType, found: np.ndarray, reference: np.ndarray, *, codes: bool = True) -> np.ndarray:
     """Which blocks are further from the reference than their own scales explain: see `Limits`.
 
     Args:
         found: float32 (blocks, weights of a block), decoded.
         reference: the same of the reference.
+        codes: look at single values too, and not only at blocks as a whole.
 
     Returns:
         bool (blocks,).
     """
     limits = LIMITS[kind]
     flags = np.zeros(len(found), np.bool_)
-    settings = (limits.block, limits.run, float(limits.steps), limits.nearest)
+    settings = (limits.block, limits.cosine, limits.run if codes else 0, float(limits.steps), limits.nearest)
     _compiled(_flag)(found, reference, *settings, flags)
     return flags
 
@@ -62,7 +65,7 @@ def _compile(function: Callable[..., None]) -> Callable[..., None]:
         # In any order: the sums are for people to read, and eight of them at once keep up with the memory.
         return compile_kernel(function, void(values, values, sums), frozenset({"reassoc", "contract"}))
     # A block with NaN is found by its sums.
-    signature = void(blocks, blocks, float64, intp, float64, float64, flags)
+    signature = void(blocks, blocks, float64, float64, intp, float64, float64, flags)
     return compile_kernel(function, signature, frozenset({"reassoc", "contract", "nnan", "nsz"}))
 
 
@@ -87,6 +90,7 @@ def _flag(
     found: np.ndarray,
     reference: np.ndarray,
     block: float,
+    cosine: float,
     run: int,
     steps: float,
     nearest: float,
@@ -94,13 +98,15 @@ def _flag(
 ) -> None:
     blocks, weights = found.shape
     for b in range(blocks):
-        error = power = 0.0
+        error = power = stored = products = 0.0
         for i in range(weights):
             a, r = np.float64(found[b, i]), np.float64(reference[b, i])
             error += (a - r) * (a - r)
             power += r * r
-        if power > weights * _FAINT * _FAINT and error >= block * block * power:
-            flags[b] = True
+            stored += a * a
+            products += a * r
+        if power > weights * _FAINT * _FAINT:
+            flags[b] = error >= block * block * power or products <= cosine * np.sqrt(stored * power)
         start = 0
         while run > 0 and start < weights and not flags[b]:
             low = high = found[b, start]
@@ -110,7 +116,8 @@ def _flag(
             for i in range(start, start + run):
                 a, r = found[b, i], reference[b, i]
                 clamped = (a == high and r > a) or (a == low and r < a)
-                widest = max(widest, np.float32(0.0) if clamped else abs(a - r))
+                error_here = abs(a - r) - np.float32(_ROUNDING) * abs(r)
+                widest = max(widest, np.float32(0.0) if clamped else error_here)
             # The smallest step is no smaller than this, which settles most runs.
             if widest * steps > nearest * (high - low):
                 # One less than the bits of the smallest difference, so that none at all is the largest of numbers.

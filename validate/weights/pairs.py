@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from convert.checkpoint import Checkpoint
+from convert.errors import ShapeError, SourceError
 from convert.families import family_named
 from convert.families.table import Family, Target, gguf_targets, source_names
 from convert.rearrange import ArrangedTensor, Rows
@@ -128,21 +129,24 @@ def pair_tensors(path: Path, reference: Checkpoint, hf_config: Path | None) -> P
     wanted = _wanted(artifact, reference, known)
     pairs: list[Pair] = []
     missing: list[Place] = []
+    misshapen: dict[str, tuple[ShapeError, list[Place]]] = {}
     findings = list(artifact.findings)
     for target in gguf_targets(family, reference.spec, wanted):
-        group = [known[source.name] for source in target.rows.sources]
-        if target.name in artifact.misshapen:
-            findings.append(_misshapen(group, artifact.misshapen[target.name], target.shape))
-            continue
-        for place, source in zip(group, target.rows.sources, strict=True):
-            found = artifact.tensors.get(place.name)
-            if found is None:
+        for source in target.rows.sources:
+            place, found = known[source.name], artifact.tensors.get(source.name)
+            fault = artifact.faults.get(source.name)
+            if found is not None and found.shape != source.shape:
+                fault = ShapeError("", "", source.name, found.shape, source.shape)
+            if isinstance(fault, ShapeError):
+                misshapen.setdefault(fault.tensor, (fault, []))[1].append(place)
+            elif isinstance(fault, SourceError):
+                findings.append(Finding("weights", "unreadable", place.name, f"{place.name}: {fault.what}"))
+            elif found is None:
                 missing.append(place)
-            elif found.shape != source.shape:
-                findings.append(_misshapen([place], found.shape, source.shape))
             else:
                 pairs.append(Pair(place, found, source, target))
     extra = (*(name for name in artifact.tensors if name not in wanted), *artifact.unknown)
+    findings += [_misshapen(fault, group) for fault, group in misshapen.values()]
     findings += [*_missing(missing, [known[name] for name in wanted]), *map(_extra, extra)]
     order = {name: number for number, name in enumerate(known)}
     pairs.sort(key=lambda pair: order[pair.place.name])
@@ -182,8 +186,10 @@ def _extra(name: str) -> Finding:
     return Finding("weights", "extra_tensor", name, f"{name} has no place in the reference")
 
 
-def _misshapen(group: Sequence[Place], shape: tuple[int, ...], expected: tuple[int, ...]) -> Finding:
-    subject = _subject(group)
+def _misshapen(fault: ShapeError, group: Sequence[Place]) -> Finding:
+    """One finding for all that one stored tensor should hold: the experts of a stack, a whole stack of layers."""
+    shape, expected = fault.shape, fault.expected
+    subject = _subject(group) if len({place.gguf for place in group}) == 1 else fault.tensor
     turned = len(shape) > 1 and shape == (*expected[:-2], expected[-1], expected[-2])
     what = f"{subject}: shape {list(shape)}, and the reference has {list(expected)}"
     if turned:

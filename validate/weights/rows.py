@@ -132,13 +132,16 @@ def compare_blocks(pair: Pair, start: int, stop: int, encoder: BlockEncoder | No
                 _block_bit(changed[block]),
             )
         )
-    sums = measure(values, reference.reshape(values.shape))
+    sums = measure(found, reference)
+    whole = np.delete(np.arange(len(blocks)), damaged)
     return Comparison(
         sums=sums,
         units=len(blocks),
         unequal=len(unequal),
         bits=int(np.bitwise_count(changed).sum()),
         damaged=len(damaged),
+        unlike=int(damaged_blocks(kind, found[damaged], reference[damaged], codes=False).sum()),
+        rest=measure(found[whole], reference[whole]) if len(damaged) else sums,
         examples=tuple(examples),
         not_finite=None if np.isfinite(sums.squared_errors) else _not_finite(values, start),
     )

@@ -65,12 +65,13 @@ def judge(kind: BlockType, compared: Comparison, encoder_known: bool) -> Verdict
     # Builds of one encoder may choose different codes, each as good as the other: such blocks are unequal and sound.
     # A single bit is no such choice.
     wrong = compared.damaged or int(encoder_known and compared.bits == 1)
-    if 0 < wrong <= max(1, compared.units // 100):
+    if 0 < wrong <= max(1, compared.units // 100) and is_sound(kind, compared.rest):
         return Verdict("different", _damage(compared, wrong, "blocks"))
     if not is_sound(kind, compared.sums):
         return Verdict("different")
-    # Without the encoder, damage all over is another quantizer's way to round.
-    return Verdict("different", _damage(compared, wrong, "blocks")) if encoder_known and wrong else Verdict("quantized")
+    # Without the encoder, odd values all over are another quantizer's way to round. Blocks of other weights are not.
+    wrong = wrong if encoder_known else compared.unlike
+    return Verdict("different", _damage(compared, wrong, "blocks")) if wrong else Verdict("quantized")
 
 
 def is_sound(kind: BlockType, sums: Sums) -> bool:
@@ -83,7 +84,8 @@ def factor_slack(sums: Sums) -> float:
 
     Seen with ggml (see LIMITS): up to 2 squares of the relative RMSE, and up to 8 where that is below 0.03.
     """
-    return 4 * sums.scaled_rmse**2 + 0.01
+    square = sums.scaled_rmse**2
+    return 4 * square + min(0.01, 6 * square + 0.001)
 
 
 def _damage(compared: Comparison, count: int, units: str) -> Fault:
