@@ -93,7 +93,7 @@ def _measure_file(
     with open_model(file, threads, hf_config) as model:
         note_long_context(model, ctx)
         for text, content in contents.items():
-            chunks = with_bos(model, cut(model.tokenize(content), ctx, limit))
+            chunks = with_bos(model.vocabulary, cut(model.vocabulary.tokenize(content), ctx, limit))
             measured = _measure(model, chunks)
             yield {
                 "file": str(file),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["hf_config_option", "json_option", "path_type", "threads_option"]
 
-files_argument = click.argument("files", metavar="FILE.gguf ...", nargs=-1, required=True, type=path_type)
 artifacts_argument = click.argument("artifacts", metavar="ARTIFACT ...", nargs=-1, required=True, type=path_type)
 reference_option = click.option(
     "--reference", required=True, type=path_type, metavar="SRC", help="What the artifacts were made from: any layout."
@@ -26,14 +24,6 @@ reference_option = click.option(
 chunks_option = click.option(
     "--chunks", type=click.IntRange(min=1), metavar="N", help="Score the first N chunks.  [default: all]"
 )
-
-
-def check_headers(files: Iterable[Path]) -> None:
-    """Look at every file before the first is run: what is wrong with the last one is told at once."""
-    from validate.models.header import check_header
-
-    for file in files:
-        check_header(file)
 
 
 def note_long_context(model: LanguageModel, length: int) -> None:

@@ -17,7 +17,7 @@ from convert.errors import SourceError
 if TYPE_CHECKING:
     import numpy as np
 
-    from validate.models.model import LanguageModel
+    from validate.models.runtime import Runtime
 
 MAX_BATCH = 512  # tokens that llama.cpp takes through the layers at once (its own default, n_ubatch)
 LOGITS_BYTES = 128 << 20  # the most that the logits of one step take
@@ -168,9 +168,9 @@ def cut(tokens: np.ndarray, length: int, limit: int | None = None) -> np.ndarray
     return tokens[: len(tokens) // length * length].reshape(-1, length)[:limit]
 
 
-def with_bos(model: LanguageModel, chunks: np.ndarray) -> np.ndarray:
+def with_bos(vocabulary: Runtime, chunks: np.ndarray) -> np.ndarray:
     """The chunks as a model reads them: BOS in place of the first token of each, where its vocabulary adds it."""
     chunks = chunks.copy()
-    if model.adds_bos:
-        chunks[:, 0] = model.bos
+    if vocabulary.adds_bos:
+        chunks[:, 0] = vocabulary.bos
     return chunks

@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.console import json_text, note
+from convert.console import json_text
 from convert.errors import UsageError
 from convert.layouts import open_checkpoint
 from convert.layouts.megatron import is_megatron
 from quantize.imatrix import read_imatrix
-from validate.commands.generate import describe as describe_generation
 from validate.report.artifacts import describe_artifact
 from validate.report.gates import DEFAULT_GATES, apply_gates, read_gates
 
@@ -159,26 +158,15 @@ def _perplexities(rows: Rows) -> Iterable[dict[str, Any]]:
 
 
 def _generate(request: Request) -> Rows:
-    from validate.generation.generate import generate
-    from validate.models.model import open_model
-    from validate.models.runtime import Runtime
+    from validate.generation.answers import answer_prompts
 
-    rows: Rows = []
-    with open_model(request.reference, request.threads, _for_megatron(request)) as reference:
-        for path in request.artifacts:
-            if path.is_dir():
-                note(f"note: {path}: a folder writes no answers here; convert it to GGUF to see some")
-                continue
-            with Runtime(path, request.threads) as runtime:
-                rows += [
-                    describe_generation(path, prompt, made)
-                    for prompt in request.prompts
-                    for made in generate(
-                        runtime, prompt, request.max_tokens, samples=request.samples, reference=reference
-                    )
-                ]
-    return rows
-
-
-def _for_megatron(request: Request) -> Path | None:
-    return request.hf_config if is_megatron(request.reference) else None
+    answers = answer_prompts(
+        request.artifacts,
+        request.prompts,
+        request.max_tokens,
+        samples=request.samples,
+        reference=request.reference,
+        hf_config=request.hf_config,
+        threads=request.threads,
+    )
+    return [answer.to_json() for answer in answers]
