@@ -22,8 +22,8 @@ from convert.metadata import float32
 from quantize.cli import cli as mquant
 from quantize.filetypes import FileType
 from validate.cli import cli
+from validate.findings import CHECKS
 from validate.report.gates import DEFAULT_GATES, apply_gates, read_gates
-from validate.report.make import CHECKS
 from validate.report.page import render_page
 from validate.report.plots import alone, size_plot
 

@@ -19,9 +19,9 @@ from validate.commands.shared import (
     reference_option,
     threads_option,
 )
+from validate.findings import CHECKS
 
 _COLUMNS = ("file", "type", "size", "bits/weight", "perplexity", "mean KL", "99.9 %", "same top")
-_CHECKS = ("weights", "tokens", "template", "perplexity", "kl", "generate")
 
 
 @click.command("report")
@@ -29,7 +29,7 @@ _CHECKS = ("weights", "tokens", "template", "perplexity", "kl", "generate")
 @reference_option
 @click.option("--text", "texts", multiple=True, type=path_type, metavar="FILE", help="A text, in UTF-8; repeatable.")
 @click.option("--gates", type=path_type, metavar="FILE.toml", help="Limits.  [default: by type, from published tables]")
-@click.option("--skip", "skipped", multiple=True, metavar="CHECK", help=f"Leave out: {', '.join(_CHECKS)}; repeatable.")
+@click.option("--skip", "skipped", multiple=True, metavar="CHECK", help=f"Leave out: {', '.join(CHECKS)}; repeatable.")
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to answer; repeatable.")
 @click.option("--imatrix", type=path_type, metavar="FILE", help="The importance matrix they were quantized with.")
 @click.option(
@@ -70,13 +70,13 @@ def command(
 
     skipped = tuple(name for word in skipped for name in word.split(","))
     for name in skipped:
-        if name not in _CHECKS:
-            raise UsageError(f"--skip {name}: no such check", f"the checks are {', '.join(_CHECKS)}")
+        if name not in CHECKS:
+            raise UsageError(f"--skip {name}: no such check", f"the checks are {', '.join(CHECKS)}")
     request = Request(
         artifacts=artifacts,
         reference=reference,
         texts=texts,
-        checks=[name for name in _CHECKS if name not in skipped],
+        checks=[name for name in CHECKS if name not in skipped],
         hf_config=hf_config,
         imatrix=imatrix,
         ctx=ctx,
@@ -106,22 +106,11 @@ def command(
 
 def _print(report: Mapping[str, Any]) -> None:
     """A row an artifact, then each gate that does not pass."""
-    from validate.report.page import summarize
+    from validate.report.summary import summarize, together
 
     rows = summarize(report)
     emit_table(
-        (
-            "file",
-            "type",
-            "size",
-            "bits/weight",
-            "perplexity",
-            "mean KL",
-            "99.9 %",
-            "same top",
-            *report["checks"],
-            "verdict",
-        ),
+        (*_COLUMNS, *report["checks"], "verdict"),
         [
             (
                 row["file"],
@@ -129,7 +118,7 @@ def _print(report: Mapping[str, Any]) -> None:
                 format_bytes(row["bytes"]),
                 f"{row['bits_per_weight']:.2f}",
                 *(_numbers(row["worst"]) if row["worst"] else ("", "", "", "")),
-                *(row["checks"][check] for check in report["checks"]),
+                *(row["checks"].get(check, "") for check in report["checks"]),
                 row["status"],
             )
             for row in rows
@@ -139,8 +128,11 @@ def _print(report: Mapping[str, Any]) -> None:
     if doubtful:
         click.echo()
         emit_table(
-            ("file", "gate", "status", "what"),
-            [(gate["file"], gate["gate"], gate["status"], one_line(gate["what"], 300)) for gate in doubtful],
+            ("gate", "status", "what", "file"),
+            [
+                (gate["gate"], gate["status"], one_line(gate["what"], 300), ", ".join(gate["files"]))
+                for gate in together(doubtful, "gate", "status", "what")
+            ],
         )
 
 

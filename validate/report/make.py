@@ -14,10 +14,10 @@ from convert.errors import UsageError
 from convert.layouts import open_checkpoint
 from convert.layouts.megatron import is_megatron
 from quantize.imatrix import read_imatrix
+from validate.findings import CHECKS
 from validate.report.artifacts import describe_artifact
 from validate.report.gates import DEFAULT_GATES, apply_gates, read_gates
 
-CHECKS = ("weights", "tokens", "template", "perplexity", "kl", "generate")
 PROMPTS = ("What is the capital of France?", "Once upon a time")
 
 Rows = list[dict[str, Any]]
