@@ -92,9 +92,12 @@ def _measure_file(
     began = time.perf_counter()
     with open_model(file, threads, hf_config) as model:
         note_long_context(model, ctx)
-        for text, content in contents.items():
-            chunks = with_bos(model.vocabulary, cut(model.vocabulary.tokenize(content), ctx, limit))
-            measured = _measure(model, chunks)
+        # All of them first: one that is too short is told before the hours that another takes.
+        cuts = {
+            text: cut(model.vocabulary.tokenize(content), ctx, limit, text=text) for text, content in contents.items()
+        }
+        for text, chunks in cuts.items():
+            measured = _measure(model, with_bos(model.vocabulary, chunks))
             yield {
                 "file": str(file),
                 "text": str(text),

@@ -64,9 +64,9 @@ def command(
       mval report gguf/*.gguf --reference model/ --text prose.txt --text code.txt --html report.html
       mval report model-Q4_K_M.gguf --reference model/ --skip kl --skip perplexity --json -
     """
-    from convert.folder import write_files
     from validate.report.make import PROMPTS, Request, make_report
-    from validate.report.page import write_page
+    from validate.report.output import check_output, write_output
+    from validate.report.page import render_page
 
     skipped = tuple(name for word in skipped for name in word.split(","))
     for name in skipped:
@@ -84,16 +84,21 @@ def command(
         prompts=prompts or PROMPTS,
         threads=threads,
     )
+    to_stdout = json_file == Path("-")
+    outputs = [
+        (path, make) for path, make in ((html, render_page), (json_file, _json_file)) if path and path != Path("-")
+    ]
+    if html == Path("-"):
+        raise UsageError("--html -: a page goes into a file", "give it a name")
+    for path, _ in outputs:
+        check_output(path)
     report = make_report(request, gates)
-    if html is not None:
-        write_page(report, html)
-        note(f"wrote {html}")
-    if json_file == Path("-"):
+    for path, make in outputs:
+        write_output(path, make(report))
+        note(f"wrote {path}")
+    if to_stdout:
         emit_json(report)
     else:
-        if json_file is not None:
-            write_files(json_file.parent, {json_file.name: (json_text(report) + "\n").encode("utf-8")})
-            note(f"wrote {json_file}")
         _print(report)
     failed = [gate for gate in report["gates"]["results"] if gate["status"] == "fail"]
     if failed:
@@ -102,6 +107,10 @@ def command(
             f"{failed[0]['file']}: {failed[0]['gate']} fails: {one_line(failed[0]['what'], 200)}{more}",
             "do not publish it; the report says what is wrong",
         )
+
+
+def _json_file(report: dict[str, Any]) -> str:
+    return json_text(report) + "\n"
 
 
 def _print(report: Mapping[str, Any]) -> None:

@@ -91,7 +91,7 @@ def _read(
 ) -> _Reading:
     content = read_text(text)
     tokens = reference.vocabulary.tokenize(content)
-    chunks = cut(tokens, length, limit)
+    chunks = cut(tokens, length, limit, text=text)
     read = with_bos(reference.vocabulary, chunks)
     others = [artifact.vocabulary.tokenize(content)[: chunks.size] for artifact in artifacts]
     findings = [

@@ -149,20 +149,21 @@ def read_text(path: Path) -> str:
     return text.removesuffix("\n")
 
 
-def cut(tokens: np.ndarray, length: int, limit: int | None = None) -> np.ndarray:
+def cut(tokens: np.ndarray, length: int, limit: int | None = None, *, text: Path | None = None) -> np.ndarray:
     """Cut the tokens of a text into chunks, int32[chunks, length]; what remains at the end is left out.
 
     Args:
         tokens: int32[tokens].
         length: tokens in a chunk.
         limit: the most chunks to keep.
+        text: where they are from, for the error.
 
     Raises:
         SourceError: the text has fewer than two chunks, which llama-perplexity refuses too.
     """
     if len(tokens) < 2 * length:
         raise SourceError(
-            f"the text is too short: {len(tokens)} tokens, where a context of {length} needs {2 * length}",
+            f"{text or 'the text'} is too short: {len(tokens)} tokens, where a context of {length} needs {2 * length}",
             "use a longer text or a smaller --ctx",
         )
     return tokens[: len(tokens) // length * length].reshape(-1, length)[:limit]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,10 @@ def make_report(request: Request, gates: Path | None = None) -> dict[str, Any]:
         SourceError, FormatError, MappingError: something cannot be read or run.
     """
     limits = read_gates(gates or DEFAULT_GATES)
+    # What is named twice is looked at once: results are told apart by their paths.
+    request = replace(
+        request, artifacts=tuple(dict.fromkeys(request.artifacts)), texts=tuple(dict.fromkeys(request.texts))
+    )
     if not request.texts and not {"perplexity", "kl"}.isdisjoint(request.checks):
         raise UsageError("no --text to measure the models on", "give one or more with --text, or --skip perplexity,kl")
     report: dict[str, Any] = {
@@ -108,20 +112,20 @@ def _weights(request: Request) -> Rows:
 
 
 def _tokens(request: Request) -> Rows:
-    from validate.tokens.compare import compare_tokens
+    from validate.tokens.compare import compare_tokenizers, text_group
+    from validate.tokens.sources import open_sources
 
-    compared = (
-        compare_tokens(path, request.reference, hf_config=request.hf_config, texts=request.texts)
-        for path in request.artifacts
-    )
-    return [result.to_json() for result in compared]
+    groups = [text_group(path) for path in request.texts]
+    *sources, reference = open_sources((*request.artifacts, request.reference), request.hf_config)
+    return [compare_tokenizers(source, reference, groups).to_json() for source in sources]
 
 
 def _template(request: Request) -> Rows:
-    from validate.template.compare import compare_templates
+    from validate.template.compare import compare_conversations
+    from validate.tokens.sources import open_sources
 
-    compared = (compare_templates(path, request.reference, hf_config=request.hf_config) for path in request.artifacts)
-    return [result.to_json() for result in compared]
+    *sources, reference = open_sources((*request.artifacts, request.reference), request.hf_config)
+    return [compare_conversations(source, reference).to_json() for source in sources]
 
 
 def _divergence(request: Request) -> tuple[Rows, Rows]:

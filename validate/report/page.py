@@ -9,7 +9,6 @@ from typing import Any
 
 from convert import __version__
 from convert.console import format_bytes
-from convert.folder import write_files
 from validate.report.names import short_names
 from validate.report.plots import plots
 from validate.report.summary import summarize, together
@@ -59,15 +58,6 @@ def render_page(report: Mapping[str, Any]) -> str:
         answers=_grouped(_answers(report)),
         version=__version__,
     )
-
-
-def write_page(report: Mapping[str, Any], path: Path) -> None:
-    """Write the page, whole or not at all.
-
-    Raises:
-        OSError: writing failed.
-    """
-    write_files(path.parent, {path.name: render_page(report).encode("utf-8")})
 
 
 def _differences(report: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
