@@ -14,7 +14,8 @@ from validate.commands.shared import (
     hf_config_option,
     json_option,
     one_line,
-    path_type,
+    prompt_option,
+    source_type,
     threads_option,
 )
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.command("generate")
 @artifacts_argument
-@click.option("--prompt", "prompts", required=True, multiple=True, metavar="TEXT", help="What to answer; repeatable.")
+@prompt_option(required=True)
 @click.option(
     "--max-tokens",
     default=128,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Draw N answers besides, with the settings that the model recommends.",
 )
-@click.option("--reference", type=path_type, metavar="SRC", help="A model to hold the greedy answers against.")
+@click.option("--reference", type=source_type, metavar="SRC", help="A model to hold the greedy answers against.")
 @hf_config_option
 @threads_option
 @json_option

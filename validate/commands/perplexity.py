@@ -12,13 +12,15 @@ import click
 
 from convert.console import emit_json, emit_table
 from validate.commands.shared import (
+    DEFAULT_CONTEXT,
     artifacts_argument,
     chunks_option,
+    ctx_option,
     fail_on_findings,
     hf_config_option,
     json_option,
     note_long_context,
-    path_type,
+    text_option,
     threads_option,
 )
 
@@ -32,18 +34,8 @@ if TYPE_CHECKING:
 
 @click.command("perplexity")
 @artifacts_argument
-@click.option(
-    "--text",
-    "texts",
-    required=True,
-    multiple=True,
-    type=path_type,
-    metavar="FILE",
-    help="A text, in UTF-8; repeatable.",
-)
-@click.option(
-    "--ctx", default=512, show_default=True, type=click.IntRange(min=8), metavar="N", help="Tokens in a chunk."
-)
+@text_option(required=True)
+@ctx_option(default=DEFAULT_CONTEXT, show_default=True)
 @chunks_option
 @hf_config_option
 @threads_option

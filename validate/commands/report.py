@@ -11,12 +11,17 @@ import click
 from convert.console import emit_json, emit_table, format_bytes, json_text, note
 from convert.errors import UsageError, ValidationError
 from validate.commands.shared import (
+    DEFAULT_CONTEXT,
     artifacts_argument,
     chunks_option,
+    ctx_option,
     hf_config_option,
+    imatrix_option,
     one_line,
     path_type,
+    prompt_option,
     reference_option,
+    text_option,
     threads_option,
 )
 from validate.findings import CHECKS
@@ -27,14 +32,12 @@ _COLUMNS = ("file", "type", "size", "bits/weight", "perplexity", "mean KL", "99.
 @click.command("report")
 @artifacts_argument
 @reference_option
-@click.option("--text", "texts", multiple=True, type=path_type, metavar="FILE", help="A text, in UTF-8; repeatable.")
+@text_option()
 @click.option("--gates", type=path_type, metavar="FILE.toml", help="Limits.  [default: by type, from published tables]")
 @click.option("--skip", "skipped", multiple=True, metavar="CHECK", help=f"Leave out: {', '.join(CHECKS)}; repeatable.")
-@click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to answer; repeatable.")
-@click.option("--imatrix", type=path_type, metavar="FILE", help="The importance matrix they were quantized with.")
-@click.option(
-    "--ctx", default=512, show_default=True, type=click.IntRange(min=8), metavar="N", help="Tokens in a chunk."
-)
+@prompt_option()
+@imatrix_option
+@ctx_option(default=DEFAULT_CONTEXT, show_default=True)
 @chunks_option
 @hf_config_option
 @threads_option
