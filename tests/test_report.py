@@ -189,6 +189,18 @@ def test_a_mistake_fails_the_gate_of_its_check(folder: Path, command: Callable, 
     }  # fmt: skip
 
 
+def test_what_is_not_finite_fails_every_check_that_it_touches(folder: Path, command: Callable, tmp_path: Path) -> None:
+    broken = Path(shutil.copy(folder / "bf16.gguf", tmp_path / "broken.gguf"))
+    mutations.write_bytes(broken, "blk.3.ffn_down.weight", 5, b"\xc0\x7f")
+    options = ("--text", TEXT, "--ctx", 64, "--chunks", 2, "--prompt", "Once", "--skip", "tokens,template")
+    result = command(cli, "report", broken, "--reference", EXAMPLE, *options, "--json", "-")
+    assert result.code == 1
+    failed = {gate["gate"]: gate["what"] for gate in result.json["gates"]["results"] if gate["status"] == "fail"}
+    assert set(failed) == {"weights", "perplexity", "kl", "generate", "kl_mean"}
+    assert "not_finite_perplexity" in failed["perplexity"]
+    assert "blk.3.ffn_down.weight" in failed["weights"]
+
+
 def test_a_check_that_is_none_is_refused(folder: Path, command: Callable) -> None:
     result = command(cli, "report", folder / "q4.gguf", "--reference", EXAMPLE, "--skip", "weight")
     assert (result.code, "no such check" in result.err) == (2, True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convert.console import json_text
 from convert.errors import UsageError
@@ -17,6 +17,10 @@ from quantize.imatrix import read_imatrix
 from validate.findings import CHECKS
 from validate.report.artifacts import describe_artifact
 from validate.report.gates import DEFAULT_GATES, apply_gates, read_gates
+
+if TYPE_CHECKING:
+    from validate.divergence.perplexity import PerplexityResult
+    from validate.divergence.result import Divergence
 
 PROMPTS = ("What is the capital of France?", "Once upon a time")
 
@@ -140,25 +144,20 @@ def _divergence(request: Request) -> tuple[Rows, Rows]:
             for path in (request.reference, *request.artifacts)
         )
         measured = measure_divergence(reference, artifacts, request.texts, length=request.ctx, limit=request.chunks)
-    rows = [result.to_json() for result in measured]
-    return rows, [*_perplexities(rows)]
+    return [result.to_json() for result in measured], [result.to_json() for result in _perplexities(measured)]
 
 
-def _perplexities(rows: Rows) -> Iterable[dict[str, Any]]:
-    """The same as `mval perplexity` says, of the reference first."""
-    shared = {row["text"]: row for row in rows}.values()
-    for prefix, file, of_file in (("reference_", "reference", shared), ("", "file", rows)):
-        for row in of_file:
-            yield {
-                "file": row[file],
-                "text": row["text"],
-                "perplexity": row[f"{prefix}perplexity"],
-                "standard_error": row[f"{prefix}perplexity_standard_error"],
-                "tokens": row["tokens"],
-                "chunks": row["chunks"],
-                "seconds": row[f"{prefix}seconds"],
-                "findings": [],
-            }
+def _perplexities(measured: Sequence[Divergence]) -> Iterable[PerplexityResult]:
+    """What `mval perplexity` says, of the reference first."""
+    from validate.divergence.perplexity import PerplexityResult
+
+    texts = {one.text: one for one in measured if one.text}  # the reference's pass is the same for all artifacts
+    for text, one in texts.items():
+        numbers = one.statistics.reference_perplexity
+        yield PerplexityResult(one.reference, text, numbers, one.chunks, one.reference_seconds)
+    for one in measured:
+        if one.text:
+            yield PerplexityResult(one.file, one.text, one.statistics.perplexity, one.chunks, one.seconds)
 
 
 def _generate(request: Request) -> Rows:
