@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -303,9 +304,11 @@ def test_what_the_reference_does_too_is_a_note(tmp_path: Path) -> None:
     odd = script(byte("i"), byte("a"), control("[INST]"))
     path = tiny_gguf.write_script(tmp_path / "m.gguf", odd)
     other = tiny_gguf.write_script(tmp_path / "o.gguf", script(byte("i"), byte("a")))
-    for reference, severity in ((path, "note"), (other, "warn")):
+    same = Path(shutil.copy(path, tmp_path / "same.gguf"))
+    for reference, severity in ((same, "note"), (other, "warn")):
         answer, of_reference = answer_prompts([path], ["hi"], 10, reference=reference, threads=1)
         assert (answer.file, of_reference.file) == (path, reference)
+        assert of_reference.made.agreement is None
         assert answer.made.agreement is not None
         assert answer.made.agreement.flags == of_reference.made.flags
         assert [(finding.kind, finding.severity) for finding in answer.findings] == [("control_tokens", severity)]
@@ -320,13 +323,12 @@ def test_folders_write_what_their_conversion_writes(command: Callable[..., Resul
     assert result.code == 0, result.err
     rows = result.json["results"]
     texts = [[row["text"] for row in rows[start : start + 2]] for start in range(0, len(rows), 2)]
-    assert len(texts) == 4
-    assert texts[0] == texts[1] == texts[2] == texts[3]
+    # The reference is one of the artifacts, whose answers need not be there twice.
+    assert len(texts) == 3
+    assert texts[0] == texts[1] == texts[2]
     assert all(row["tokens"] > 5 and row["tokens_per_second"] > 0 for row in rows)
     agreements = [row["agreement"] for row in rows]
-    assert all(each["common_prefix"] == each["tokens"] > 5 for each in agreements[:6])
-    # The reference is not held against itself.
-    assert agreements[6:] == [None, None]
+    assert all(each["common_prefix"] == each["tokens"] > 5 for each in agreements)
 
 
 def test_a_folder_draws_with_the_settings_beside_it(tmp_path: Path) -> None:

@@ -305,6 +305,19 @@ def test_outputs_are_looked_at_first(
     assert (tmp_path / "output").is_fifo() == (kind == "pipe")
 
 
+@pytest.mark.parametrize(
+    ("html", "json_file", "words"),
+    [("a", "a", "a would overwrite"), ("q4.gguf", "b", "q4.gguf would overwrite"), ("-", "b", "only --json")],
+)
+def test_outputs_replace_nothing_that_counts(
+    html: str, json_file: str, words: str, folder: Path, command: Callable, tmp_path: Path
+) -> None:
+    outputs = [Path("-") if name == "-" else (folder if "." in name else tmp_path) / name for name in (html, json_file)]
+    arguments = ("--reference", EXAMPLE, "--text", TEXT, "--html", outputs[0], "--json", outputs[1])
+    result = command(cli, "report", folder / "q4.gguf", *arguments)
+    assert (result.code, words in result.err) == (2, True)
+
+
 def test_layouts_side_by_side_and_a_file_named_twice(folder: Path, command: Callable, tmp_path: Path) -> None:
     assert command(mconv, "hf-to-megatron", EXAMPLE, tmp_path / "megatron").code == 0
     files = (folder / "bf16.gguf", EXAMPLE, tmp_path / "megatron", folder / "bf16.gguf")

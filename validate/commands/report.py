@@ -68,7 +68,7 @@ def command(
       mval report model-Q4_K_M.gguf --reference model/ --skip kl --skip perplexity --json -
     """
     from validate.report.make import PROMPTS, Request, make_report
-    from validate.report.output import check_output, write_output
+    from validate.report.output import check_outputs, write_output
     from validate.report.page import render_page
 
     skipped = tuple(name for word in skipped for name in word.split(","))
@@ -88,16 +88,13 @@ def command(
         threads=threads,
     )
     to_stdout = json_file == Path("-")
-    outputs = [
-        (path, make) for path, make in ((html, render_page), (json_file, _json_file)) if path and path != Path("-")
-    ]
-    if html == Path("-"):
-        raise UsageError("--html -: a page goes into a file", "give it a name")
-    for path, _ in outputs:
-        check_output(path)
+    wanted = ((html, render_page), (None if to_stdout else json_file, _json_file))
+    outputs = [(path, render) for path, render in wanted if path]
+    inputs = (*artifacts, reference, *texts, *filter(None, (gates, imatrix)))
+    check_outputs([path for path, _ in outputs], inputs)
     report = make_report(request, gates)
-    for path, make in outputs:
-        write_output(path, make(report))
+    for path, render in outputs:
+        write_output(path, render(report))
         note(f"wrote {path}")
     if to_stdout:
         emit_json(report)

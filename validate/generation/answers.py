@@ -55,7 +55,7 @@ def answer_prompts(
         hf_config, threads: see `open_model`.
 
     Returns:
-        The answers of each file in turn, then the greedy ones of the reference.
+        The answers of each file in turn, then the greedy ones of the reference, unless it is one of the files.
 
     Raises:
         OSError, SourceError, FormatError, MappingError: a model cannot be opened or run.
@@ -86,7 +86,7 @@ def answer_prompts(
                             expected=expected.get(prompt, ()),
                         )
                     ]
-    if reference is not None:
+    if reference is not None and reference not in files:
         answers += [Answer(reference, prompt, made) for prompt, written in expected.items() for made in written]
     return answers
 
