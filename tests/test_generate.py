@@ -21,7 +21,7 @@ from convert.errors import FormatError, UsageError
 from validate.cli import cli
 from validate.generation.answers import answer_prompts
 from validate.generation.flags import find_flags, loop_period
-from validate.generation.generate import Agreement, Generation, generate
+from validate.generation.generate import Agreement, Generation, _agree, generate
 from validate.generation.sampling import SamplingSettings, sampler
 from validate.models import original_weights
 from validate.models.runtime import Runtime
@@ -298,6 +298,18 @@ def test_a_reference_agrees_up_to_the_first_token_that_differs(tmp_path: Path) -
     assert same.agreement == Agreement(str(path), 4, 4)
     assert parted.agreement == Agreement(str(other), 2, 4)
     assert same.seconds_to_first_token is not None
+
+
+def test_a_token_that_the_reference_has_not_is_where_they_part() -> None:
+    class Small:
+        path, vocab_size = Path("small"), 5
+
+        def likeliest(self, tokens: np.ndarray, first: int) -> np.ndarray:
+            assert tokens.max() < self.vocab_size
+            return np.array([4, 1, 2, 3])[: len(tokens)][first:]
+
+    written = [1, 2, 7, 1]
+    assert _agree(Small(), np.array([0, 4]), written, None) == Agreement("small", 2, 4)  # type: ignore[arg-type]
 
 
 def test_what_the_reference_does_too_is_a_note(tmp_path: Path) -> None:

@@ -248,6 +248,8 @@ def test_a_text_without_numbers_is_the_worst(report: dict[str, Any]) -> None:
     good = report["kl"]["results"][-1]
     bad = {**good, "text": "bad.txt", "kl": dict.fromkeys(good["kl"]), "perplexity": None, "delta_p_rms": None}
     report["kl"]["results"] = [good, bad, good]
+    for grouping in ("by_layer", "by_kind"):
+        report["weights"]["results"][-1][grouping][-1]["relative_rmse"] = None
     assert summarize(report)[-1]["worst"] is bad
     assert "not a number" in render_page(report)
 

@@ -114,7 +114,7 @@ def layer_plot(report: Report) -> str | None:
         for file, points in lines:
             layers, errors = zip(*points, strict=True)
             axes.plot(layers, errors, markersize=4, linewidth=1.2, label=_name(report, file), **_look(report, file))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * max(error or 0 for _, points in lines for _, error in points))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("layer")
         axes.set_ylabel("relative RMSE")
@@ -136,7 +136,7 @@ def kind_plot(report: Report) -> str | None:
             axes.plot(*zip(*points, strict=True), linestyle="", markersize=6, label=_name(report, row["file"]), **look)
         axes.set_yticks(range(len(kinds)), kinds)
         axes.invert_yaxis()
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.05 * max(entry["relative_rmse"] or 0 for row in rows for entry in row["by_kind"]))
         axes.set_xlabel("relative RMSE")
         _legend(figure, axes)
         return _svg(figure)
@@ -144,7 +144,7 @@ def kind_plot(report: Report) -> str | None:
 
 def percentile_plot(report: Report) -> str | None:
     """The distribution of KL divergence over the tokens, a line an artifact, on the text that it is worst at."""
-    shown = [row for row in report["kl"]["results"] if row["kl"]["max"]]
+    shown = [row for row in report["kl"]["results"] if (row["kl"]["max"] or 0) > 0]
     of_files = ([row for row in shown if row["file"] == artifact["file"]] for artifact in report["artifacts"])
     rows = [row for of_file in of_files if (row := worst_text(of_file))]
     if not rows:
