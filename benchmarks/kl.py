@@ -44,7 +44,7 @@ def main(paths: tuple[Path, ...], ctx: int, chunks: int, threads: int, runs: int
     *files, text = paths
     with ExitStack() as stack:
         models = [stack.enter_context(open_model(path, threads)) for path in files]
-        read = with_bos(models[0], cut(models[0].tokenize(read_text(text)), ctx, chunks))
+        read = with_bos(models[0].vocabulary, cut(models[0].vocabulary.tokenize(read_text(text)), ctx, chunks))
         lock_step: list[tuple[float, float]] = []
         alone: list[list[tuple[float, float]]] = []
         for _ in range(runs + 1):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from convert.partial import partial_path
+from convert.partial import naming, partial_path
 from convert.plan import Plan
 
 
@@ -41,7 +41,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = partial_path(path)
         try:
-            with partial.open("wb") as handle:
+            with naming(path), partial.open("wb") as handle:
                 handle.write(content)
                 handle.flush()
                 os.fsync(handle.fileno())

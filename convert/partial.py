@@ -35,6 +35,16 @@ def lock(handle: int, path: Path) -> bool:
         return False
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an error of the operating system say which file it is about; that of a full disk does not by itself."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def discard(partial: Path, *, folder: bool = False) -> None:
     """Remove what grew, if it is there and no other run has it.
 

@@ -47,7 +47,7 @@ class Check:
 
 def table_rows(types: Sequence[TypeFiles], report: Mapping[str, Any], recommended: str) -> Iterator[Row]:
     """The artifacts, largest first; of several texts, the one that each is worst at."""
-    from validate.report.page import summarize
+    from validate.report.summary import summarize
 
     files = {one.first: one for one in types}
     rows = sorted(summarize(report), key=lambda row: (-row["bytes"], row["file"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,15 +16,19 @@ import tiny_gguf
 from conftest import Result
 from tiny_gguf import byte, control
 
+from convert.cli import cli as mconv
 from convert.errors import FormatError, UsageError
 from validate.cli import cli
+from validate.generation.answers import answer_prompts
 from validate.generation.flags import find_flags, loop_period
-from validate.generation.generate import Agreement, Generation, generate
+from validate.generation.generate import Agreement, Generation, _agree, generate
 from validate.generation.sampling import SamplingSettings, sampler
+from validate.models import original_weights
 from validate.models.runtime import Runtime
 from validate.template.chat import render_chat
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}[INST]{{ m['content'] }}[/INST]{% endfor %}"
+EXAMPLE = Path(__file__).parent.parent / "examples" / "tiny-mistral"
 USER = [{"role": "user", "content": "hi"}]
 
 
@@ -293,3 +298,80 @@ def test_a_reference_agrees_up_to_the_first_token_that_differs(tmp_path: Path) -
     assert same.agreement == Agreement(str(path), 4, 4)
     assert parted.agreement == Agreement(str(other), 2, 4)
     assert same.seconds_to_first_token is not None
+
+
+def test_a_token_that_the_reference_has_not_is_where_they_part() -> None:
+    class Small:
+        path, vocab_size = Path("small"), 5
+
+        def likeliest(self, tokens: np.ndarray, first: int) -> np.ndarray:
+            assert tokens.max() < self.vocab_size
+            return np.array([4, 1, 2, 3])[: len(tokens)][first:]
+
+    written = [1, 2, 7, 1]
+    assert _agree(Small(), np.array([0, 4]), written, None) == Agreement("small", 2, 4)  # type: ignore[arg-type]
+
+
+def test_what_the_reference_does_too_is_a_note(tmp_path: Path) -> None:
+    odd = script(byte("i"), byte("a"), control("[INST]"))
+    path = tiny_gguf.write_script(tmp_path / "m.gguf", odd)
+    other = tiny_gguf.write_script(tmp_path / "o.gguf", script(byte("i"), byte("a")))
+    same = Path(shutil.copy(path, tmp_path / "same.gguf"))
+    for reference, severity in ((same, "note"), (other, "warn")):
+        answer, of_reference = answer_prompts([path], ["hi"], 10, reference=reference, threads=1)
+        assert (answer.file, of_reference.file) == (path, reference)
+        assert of_reference.made.agreement is None
+        assert answer.made.agreement is not None
+        assert answer.made.agreement.flags == of_reference.made.flags
+        assert [(finding.kind, finding.severity) for finding in answer.findings] == [("control_tokens", severity)]
+
+
+def test_folders_write_what_their_conversion_writes(command: Callable[..., Result], tmp_path: Path) -> None:
+    artifact, megatron = tmp_path / "model.gguf", tmp_path / "megatron"
+    assert command(mconv, "hf-to-gguf", EXAMPLE, artifact).code == 0
+    assert command(mconv, "hf-to-megatron", EXAMPLE, megatron).code == 0
+    options = ("--prompt", "What is the capital of France?", "--max-tokens", 12, "--hf-config", EXAMPLE, "--json")
+    result = command(cli, "generate", artifact, EXAMPLE, megatron, "--reference", EXAMPLE, *options)
+    assert result.code == 0, result.err
+    rows = result.json["results"]
+    texts = [[row["text"] for row in rows[start : start + 2]] for start in range(0, len(rows), 2)]
+    # The reference is one of the artifacts, whose answers need not be there twice.
+    assert len(texts) == 3
+    assert texts[0] == texts[1] == texts[2]
+    assert all(row["tokens"] > 5 and row["tokens_per_second"] > 0 for row in rows)
+    agreements = [row["agreement"] for row in rows]
+    assert all(each["common_prefix"] == each["tokens"] > 5 for each in agreements)
+
+
+def test_a_folder_draws_with_the_settings_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in EXAMPLE.iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / "generation_config.json").unlink()
+    (folder / "generation_config.json").write_text('{"temperature": 0.5, "top_k": 3}')
+    *_, drawn = answer_prompts([folder], ["Once upon a time"], 4, samples=1, threads=1)
+    assert drawn.made.sampling == SamplingSettings(temperature=0.5, top_k=3)
+    assert drawn.made.tokens == 4
+
+
+def test_a_folder_that_has_no_room_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Result]
+) -> None:
+    artifact = tmp_path / "model.gguf"
+    assert command(mconv, "hf-to-gguf", EXAMPLE, artifact).code == 0
+    monkeypatch.setattr(original_weights, "available_memory", lambda: 1 << 20)
+    options = ("--prompt", "Once", "--max-tokens", 3, "--json")
+    result = command(cli, "generate", artifact, EXAMPLE, "--reference", EXAMPLE, *options)
+    assert result.code == 0
+    assert [row["file"] for row in result.json["results"]] == [str(artifact)] * 2
+    assert all(row["agreement"]["common_prefix"] == 3 for row in result.json["results"])
+    assert all(row["agreement"]["flags"] is None for row in result.json["results"])
+    assert result.err.count(f"note: {EXAMPLE}: too large") == 2
+
+
+def test_another_vocabulary_is_refused(command: Callable[..., Result], tmp_path: Path) -> None:
+    path = tiny_gguf.write_script(tmp_path / "m.gguf", script(byte("i"), byte("a")))
+    for artifact, reference in ((path, EXAMPLE), (EXAMPLE, path)):
+        result = command(cli, "generate", artifact, "--reference", reference, "--prompt", "hi")
+        assert (result.code, "a vocabulary of 2048 tokens" in result.err) == (2, True)

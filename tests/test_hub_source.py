@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,9 +16,11 @@ from hub.faults import Fault
 from hub.server import STRANGER_TOKEN, Hub
 
 from convert.layouts.gguf_file import read_gguf
+from validate.report.names import short_names
 
 MCONV = "convert.cli:cli"
 MQUANT = "quantize.cli:cli"
+MVAL = "validate.cli:cli"
 REPO = "rosa/Tiny-1M-v0.1"
 
 
@@ -108,6 +111,16 @@ def test_a_model_of_the_hub_is_converted_like_a_folder(hub: Hub, machine: Client
     metadata = read_gguf(there).metadata
     assert metadata["mconv.source.revision"].content == commit
     assert metadata["general.name"].content == "Tiny-1M-v0.1"
+
+
+def test_artifacts_are_held_against_a_model_of_the_hub(hub: Hub, machine: Client, model: Path) -> None:
+    ended = machine.run(MVAL, "weights", model, "--reference", f"{REPO}@main", "--json")
+    assert ended.code == 0, ended.err
+    commit = hub.storage.load(REPO).commit_of("main")
+    (result,) = json.loads(ended.out)["results"]
+    assert result["reference"].endswith(f"snapshots/{commit}")
+    assert (result["exact"] > 0, result["different"]) == (True, 0)
+    assert short_names([result["reference"]])[result["reference"]] == f"{REPO}@{commit[:7]}"
 
 
 def test_only_what_is_read_is_fetched(hub: Hub, machines: Callable[..., Client]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -545,6 +546,34 @@ def test_a_damaged_file(
 
 def test_the_kind_of_a_reference_is_read_from_it(base: Path, kept: Path) -> None:
     assert [is_logits_file(path) for path in (base, kept, EXAMPLE)] == [False, True, False]
+
+
+def test_a_file_that_another_run_writes(tmp_path: Path) -> None:
+    path = tmp_path / "kept.kld"
+    numbers = np.full((2, 8), 5, np.int32)
+    with LogitsWriter(path, numbers, 300):
+        with pytest.raises(DiskError, match=r"kept\.kld is being written by another run"):
+            LogitsWriter(path, numbers, 300)
+        assert not path.exists()
+    assert path.exists()
+    path.unlink()
+    (tmp_path / "other").write_text("precious")
+    (tmp_path / "kept.kld.partial").symlink_to(tmp_path / "other")
+    with pytest.raises(OSError):
+        LogitsWriter(path, numbers, 300)
+    assert (tmp_path / "other").read_text() == "precious"
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "kept.kld"
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as caught, LogitsWriter(path, np.full((2, 8), 5, np.int32), 300):
+        pass
+    assert caught.value.filename == str(path)
+    assert not list(tmp_path.iterdir())
 
 
 # Memory

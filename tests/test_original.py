@@ -86,6 +86,18 @@ def test_logits_are_those_of_transformers(request: pytest.FixtureRequest, name: 
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["experts", "windowed", "llama3", "yarn"])
+def test_reading_token_by_token_changes_nothing(request: pytest.FixtureRequest, name: str) -> None:
+    with Original(request.getfixturevalue(name), threads=1) as model:
+        chunks = draw(model.vocab_size)
+        expected = scored(model, chunks)[0]
+        assert model.in_memory
+        with model.reader(LENGTH) as read_on:
+            found = [read_on(chunks[0, : LENGTH // 2 + 1]).copy()]
+            found += [read_on(chunks[0, place : place + 1]).copy() for place in range(LENGTH // 2 + 1, LENGTH - 1)]
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+
+
 def test_the_window_counts(windowed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Original(windowed, threads=1) as model:
         chunks = draw(model.vocab_size)
@@ -148,7 +160,7 @@ def test_a_megatron_folder_is_the_same_model(
         expected = scored(model, chunks)
     with open_model(tmp_path / "megatron", 1, folder) as model:
         np.testing.assert_array_equal(scored(model, chunks), expected)
-        assert (model.adds_bos, model.bos) == (True, 1)
+        assert (model.vocabulary.adds_bos, model.vocabulary.bos) == (True, 1)
 
 
 def test_tokens_are_those_of_the_conversion(
@@ -159,9 +171,11 @@ def test_tokens_are_those_of_the_conversion(
         artifact = tmp_path / f"{folder.name}.gguf"
         assert command(cli, "hf-to-gguf", folder, artifact).code == 0
         with open_model(folder, 1) as theirs, open_model(artifact, 1) as ours:
-            np.testing.assert_array_equal(theirs.tokenize(text), ours.tokenize(text))
-            for member in ("vocab_size", "adds_bos", "bos", "trained_context"):
+            np.testing.assert_array_equal(theirs.vocabulary.tokenize(text), ours.vocabulary.tokenize(text))
+            for member in ("vocab_size", "trained_context"):
                 assert getattr(theirs, member) == getattr(ours, member)
+            for member in ("adds_bos", "bos", "eos"):
+                assert getattr(theirs.vocabulary, member) == getattr(ours.vocabulary, member)
             assert theirs.used_tokens() == ours.used_tokens()
 
 

@@ -230,6 +230,17 @@ def test_several_texts(command: Callable[..., Result], noise: Path, text: Path, 
     assert values[0] == measure(noise, 64).value != values[1]
 
 
+def test_a_short_text_is_named_before_any_is_run(
+    command: Callable[..., Result], noise: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("abc")
+    monkeypatch.setattr(Runtime, "scored_logits", lambda *_: pytest.fail("it was run"))
+    result = command(cli, "perplexity", noise, "--text", text, "--text", short, "--ctx", 64)
+    assert (result.code, result.out) == (3, "")
+    assert f"{short} is too short: 4 tokens, where a context of 64 needs 128" in result.err
+
+
 def test_table(command: Callable[..., Result], noise: Path, text: Path) -> None:
     result = command(cli, "perplexity", noise, "--text", text, "--ctx", 64)
     assert result.code == 0

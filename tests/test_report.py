@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,13 @@ from convert.metadata import float32
 from quantize.cli import cli as mquant
 from quantize.filetypes import FileType
 from validate.cli import cli
+from validate.findings import CHECKS
+from validate.report import make
 from validate.report.gates import DEFAULT_GATES, apply_gates, read_gates
-from validate.report.make import CHECKS
+from validate.report.names import short_names, shortened
 from validate.report.page import render_page
-from validate.report.plots import alone, size_plot
+from validate.report.plots import alone, plots, size_plot
+from validate.report.summary import summarize
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "tiny-mistral"
 TEXT = EXAMPLE.parent / "tiny-mistral-eval.txt"
@@ -184,6 +189,18 @@ def test_a_mistake_fails_the_gate_of_its_check(folder: Path, command: Callable, 
     }  # fmt: skip
 
 
+def test_what_is_not_finite_fails_every_check_that_it_touches(folder: Path, command: Callable, tmp_path: Path) -> None:
+    broken = Path(shutil.copy(folder / "bf16.gguf", tmp_path / "broken.gguf"))
+    mutations.write_bytes(broken, "blk.3.ffn_down.weight", 5, b"\xc0\x7f")
+    options = ("--text", TEXT, "--ctx", 64, "--chunks", 2, "--prompt", "Once", "--skip", "tokens,template")
+    result = command(cli, "report", broken, "--reference", EXAMPLE, *options, "--json", "-")
+    assert result.code == 1
+    failed = {gate["gate"]: gate["what"] for gate in result.json["gates"]["results"] if gate["status"] == "fail"}
+    assert set(failed) == {"weights", "perplexity", "kl", "generate", "kl_mean"}
+    assert "not_finite_perplexity" in failed["perplexity"]
+    assert "blk.3.ffn_down.weight" in failed["weights"]
+
+
 def test_a_check_that_is_none_is_refused(folder: Path, command: Callable) -> None:
     result = command(cli, "report", folder / "q4.gguf", "--reference", EXAMPLE, "--skip", "weight")
     assert (result.code, "no such check" in result.err) == (2, True)
@@ -204,6 +221,115 @@ def test_what_a_checkpoint_says_is_text_in_the_page(report: dict[str, Any]) -> N
     report["generate"]["results"][0]["text"] = hostile
     report["artifacts"][0]["type"] = hostile
     assert "<script>" not in render_page(report)
+
+
+def test_the_verdict_and_its_reason_come_first(report: dict[str, Any]) -> None:
+    assert "Not fit" not in render_page(report)
+    finding = {"check": "weights", "kind": "swapped", "subject": "x", "what": "layer 7 & x are y", "severity": "fail"}
+    report["weights"]["results"][0]["findings"].append(finding)
+    report["gates"]["results"] = [asdict(gate) for gate in apply_gates(report, {})]
+    before_the_tables = render_page(report).split("<table")[0]
+    assert "Not fit to publish: 1 of 2 fails" in before_the_tables
+    assert re.search(r"<b>bf16.gguf</b>: weights: swapped: layer 7 &amp; x are y", before_the_tables)
+
+
+def test_what_is_the_same_for_all_is_shown_once(report: dict[str, Any]) -> None:
+    finding = {"check": "weights", "kind": "odd", "subject": "x", "what": "x is odd", "severity": "warn"}
+    for result in report["weights"]["results"]:
+        result["findings"].append(finding)
+    report["gates"]["results"] = [asdict(gate) for gate in apply_gates(report, {})]
+    page = render_page(report)
+    # Once as a gate, once as a finding.
+    assert page.count("x is odd") == 2
+    assert page.count("all artifacts") >= 2
+
+
+def test_a_text_without_numbers_is_the_worst(report: dict[str, Any]) -> None:
+    good = report["kl"]["results"][-1]
+    bad = {**good, "text": "bad.txt", "kl": dict.fromkeys(good["kl"]), "perplexity": None, "delta_p_rms": None}
+    report["kl"]["results"] = [good, bad, good]
+    for grouping in ("by_layer", "by_kind"):
+        report["weights"]["results"][-1][grouping][-1]["relative_rmse"] = None
+    assert summarize(report)[-1]["worst"] is bad
+    assert "not a number" in render_page(report)
+
+
+def test_many_artifacts_are_told_apart(report: dict[str, Any]) -> None:
+    names = [f"/some/folder {number}/<b>{'x' * 80}-{number % 3}.gguf" for number in range(30)]
+    for check in ("weights", "kl"):
+        row = report[check]["results"][-1]
+        report[check]["results"] = [{**row, "file": name} for name in names]
+    report["artifacts"] = [{**report["artifacts"][-1], "file": name} for name in names]
+    report["gates"]["results"] = []
+    page = render_page(report)
+    assert "<b>xxx" not in page
+    assert all(f"folder {number}/&lt;b&gt;" in page for number in range(30))
+    for title, _, svg in plots(report):
+        looks = re.findall(r'<use xlink:href="#([^"]+)"[^>]* style="fill: (#\w+)', svg)
+        assert len(set(looks)) >= 30, title
+
+
+def test_names_are_as_short_as_they_can_be() -> None:
+    cached = f"/home/me/hub/models--mistralai--Small-1/snapshots/{'0123456789' * 4}"
+    names = short_names(["/a/b/model.gguf", "/a/c/model.gguf", "other.gguf", "/", ".", cached])
+    assert list(names.values()) == ["b/model.gguf", "c/model.gguf", "other.gguf", "/", ".", "mistralai/Small-1@0123456"]
+    assert shortened("short") == "short"
+    assert len(shortened("a" * 30 + "b" * 30, 20)) == 20
+    assert shortened("a" * 30 + "-Q4_K_M.gguf", 20).endswith("-Q4_K_M.gguf")
+
+
+def test_a_check_that_an_artifact_did_not_go_through_is_no_gate(report: dict[str, Any]) -> None:
+    first = report["artifacts"][0]["file"]
+    report["generate"]["results"] = [row for row in report["generate"]["results"] if row["file"] != first]
+    report["gates"]["results"] = [asdict(gate) for gate in apply_gates(report, {})]
+    without, other = summarize(report)
+    assert ("generate" in without["checks"], "generate" in other["checks"]) == (False, True)
+    assert render_page(report)
+
+
+@pytest.mark.parametrize("option", ["--html", "--json"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "below a file"])
+def test_outputs_are_looked_at_first(
+    option: str, kind: str, folder: Path, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "output"
+    if kind == "folder":
+        output.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(output)
+    else:
+        output.touch()
+        output = output / "report"
+    monkeypatch.setattr(make, "make_report", lambda *_: pytest.fail("it was run"))
+    result = command(cli, "report", folder / "q4.gguf", "--reference", EXAMPLE, "--text", TEXT, option, output)
+    assert result.code == 4
+    assert "hint: " in result.err
+    assert (tmp_path / "output").is_fifo() == (kind == "pipe")
+
+
+@pytest.mark.parametrize(
+    ("html", "json_file", "words"),
+    [("a", "a", "a would overwrite"), ("q4.gguf", "b", "q4.gguf would overwrite"), ("-", "b", "only --json")],
+)
+def test_outputs_replace_nothing_that_counts(
+    html: str, json_file: str, words: str, folder: Path, command: Callable, tmp_path: Path
+) -> None:
+    outputs = [Path("-") if name == "-" else (folder if "." in name else tmp_path) / name for name in (html, json_file)]
+    arguments = ("--reference", EXAMPLE, "--text", TEXT, "--html", outputs[0], "--json", outputs[1])
+    result = command(cli, "report", folder / "q4.gguf", *arguments)
+    assert (result.code, words in result.err) == (2, True)
+
+
+def test_layouts_side_by_side_and_a_file_named_twice(folder: Path, command: Callable, tmp_path: Path) -> None:
+    assert command(mconv, "hf-to-megatron", EXAMPLE, tmp_path / "megatron").code == 0
+    files = (folder / "bf16.gguf", EXAMPLE, tmp_path / "megatron", folder / "bf16.gguf")
+    options = ("--skip", "weights,perplexity,kl", "--prompt", "Once", "--hf-config", EXAMPLE, "--json", "-")
+    result = command(cli, "report", *files, "--reference", folder / "bf16.gguf", *options)
+    assert result.code == 0, result.err
+    assert [artifact["file"] for artifact in result.json["artifacts"]] == [str(file) for file in files[:3]]
+    answers = {(row["file"], row["template"]): row for row in result.json["generate"]["results"] if not row["sampling"]}
+    assert {answers[str(file), True]["text"] for file in files} == {answers[str(files[0]), True]["text"]}
+    assert all(answers[str(file), False]["agreement"]["common_prefix"] > 0 for file in files[1:3])
 
 
 def test_the_plot_of_sizes_stands_alone(report: dict[str, Any]) -> None:

@@ -128,6 +128,8 @@ def test_a_truncated_file_names_the_reason(tmp_path: Path, noise: Path, keep: in
         ("tokenizer.ggml.model", string("none"), "the file has no vocabulary"),
         ("llama.block_count", uint32(0), "block_count is 0"),
         ("llama.block_count", uint32(MAX_LAYERS + 1), "block_count is 513"),
+        ("llama.expert_count", uint32(8), "expert_count is 8 and expert_used_count 0"),
+        ("llama.expert_used_count", uint32(2), "expert_count is 0 and expert_used_count 2"),
         ("llama.attention.layer_norm_rms_epsilon", float32(math.nan), "layer_norm_rms_epsilon is nan"),
         ("llama.attention.layer_norm_rms_epsilon", float32(math.inf), "layer_norm_rms_epsilon is inf"),
         ("llama.attention.layer_norm_rms_epsilon", float32(-1e-5), "layer_norm_rms_epsilon is -"),

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+CHECKS = ("weights", "tokens", "template", "perplexity", "kl", "generate")
+"""The commands of mval that look at artifacts, in the order of a report."""
+
 Severity = Literal["fail", "warn", "note"]
 
 
@@ -14,7 +17,7 @@ class Finding:
     """One thing that is wrong with an artifact, or worth knowing of it.
 
     Attributes:
-        check: the command of mval that found it: weights, tokens, template, perplexity, kl, generate.
+        check: the one of `CHECKS` that found it.
         kind: what it is, in snake case and always the same word for the same fault: `missing_tensor`.
         subject: the tensor, token, conversation or text that it is about.
         what: one sentence for a person; begins with the subject.

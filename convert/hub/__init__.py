@@ -8,7 +8,7 @@ from pathlib import Path
 def resolve_source(path: Path) -> Path:
     """The path itself, or the folder of the Hub's cache that holds what it names.
 
-    What exists on disk is never looked up. A name that ends in .gguf is a file that is not there.
+    What exists on disk is never looked up. A name that ends in .gguf or .kld is a file that is not there.
 
     Raises:
         PublishError: the Hub refused or could not be reached.

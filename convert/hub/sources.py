@@ -42,7 +42,7 @@ class HubSource:
 def parse_source(text: str) -> HubSource | None:
     """What `ORGANIZATION/NAME[@REVISION]` says; None for a text of another form."""
     match = _SOURCE.fullmatch(text)
-    if not match or text.endswith((".gguf", ".git")):
+    if not match or text.endswith((".gguf", ".kld", ".git")):
         return None
     return HubSource(match["repo"], match["revision"])
 

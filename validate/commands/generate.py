@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,23 +9,23 @@ import click
 
 from convert.console import emit_json, emit_table
 from validate.commands.shared import (
-    check_headers,
+    artifacts_argument,
     fail_on_findings,
-    files_argument,
     hf_config_option,
     json_option,
     one_line,
-    path_type,
+    prompt_option,
+    source_type,
     threads_option,
 )
 
 if TYPE_CHECKING:
-    from validate.generation.generate import Generation
+    from validate.generation.answers import Answer
 
 
 @click.command("generate")
-@files_argument
-@click.option("--prompt", "prompts", required=True, multiple=True, metavar="TEXT", help="What to answer; repeatable.")
+@artifacts_argument
+@prompt_option(required=True)
 @click.option(
     "--max-tokens",
     default=128,
@@ -41,14 +40,14 @@ if TYPE_CHECKING:
     show_default=True,
     type=click.IntRange(0, 1000),
     metavar="N",
-    help="Draw N answers besides, with the settings that the file recommends.",
+    help="Draw N answers besides, with the settings that the model recommends.",
 )
-@click.option("--reference", type=path_type, metavar="SRC", help="A model to hold the greedy answers against.")
+@click.option("--reference", type=source_type, metavar="SRC", help="A model to hold the greedy answers against.")
 @hf_config_option
 @threads_option
 @json_option
 def command(
-    files: tuple[Path, ...],
+    artifacts: tuple[Path, ...],
     prompts: tuple[str, ...],
     max_tokens: int,
     samples: int,
@@ -59,51 +58,44 @@ def command(
 ) -> None:
     """Greedy answers, with the chat template and without; drawn ones too; and how far a reference writes the same.
 
+    The reference and each ARTIFACT are GGUF files, or folders of Hugging Face or Megatron checkpoints, which
+    transformers runs.
+
     \b
     Examples:
       mval generate model-Q4_K_M.gguf --prompt "What is the capital of France?"
       mval generate model-*.gguf --reference model/ --prompt "Once upon a time" --samples 4 --json
     """
-    from validate.generation.generate import generate
-    from validate.models.model import check_models, open_model
-    from validate.models.runtime import Runtime
+    from validate.generation.answers import answer_prompts
+    from validate.models.model import check_models
 
-    check_headers(files)
-    if reference is not None:
-        check_models((reference,), hf_config)
-    results: list[tuple[Path, str, Generation]] = []
-    with ExitStack() as stack:
-        original = stack.enter_context(open_model(reference, threads, hf_config)) if reference else None
-        for file in files:
-            with Runtime(file, threads) as runtime:
-                results += [
-                    (file, prompt, made)
-                    for prompt in prompts
-                    for made in generate(runtime, prompt, max_tokens, samples=samples, reference=original)
-                ]
+    check_models((*artifacts, *((reference,) if reference else ())), hf_config)
+    answers = answer_prompts(
+        artifacts,
+        prompts,
+        max_tokens,
+        samples=samples,
+        reference=reference,
+        hf_config=hf_config,
+        threads=threads,
+    )
     if as_json:
-        emit_json({"results": [describe(file, prompt, made) for file, prompt, made in results]})
+        emit_json({"results": [answer.to_json() for answer in answers]})
     else:
-        _print(results)
+        _print(answers)
     fail_on_findings(
-        ((str(file), finding) for file, prompt, made in results for finding in made.findings(prompt)),
+        ((str(answer.file), finding) for answer in answers if answer.file in artifacts for finding in answer.findings),
         "convert again from a source that is known to be good",
     )
 
 
-def describe(file: Path, prompt: str, made: Generation) -> dict[str, object]:
-    """One result for JSON."""
-    findings = [finding.to_json() for finding in made.findings(prompt)]
-    return {"file": str(file), "prompt": prompt, **made.to_json(), "findings": findings}
-
-
-def _print(results: list[tuple[Path, str, Generation]]) -> None:
+def _print(answers: list[Answer]) -> None:
     emit_table(
         ("file", "prompt", "template", "drawn", "tokens", "tokens/s", "first s", "agrees", "flags", "text"),
         [
             (
-                str(file),
-                one_line(prompt, 30),
+                str(answer.file),
+                one_line(answer.prompt, 30),
                 "yes" if made.template else "no",
                 f"seed {made.seed}" if made.sampling else "no",
                 str(made.tokens),
@@ -113,6 +105,7 @@ def _print(results: list[tuple[Path, str, Generation]]) -> None:
                 ", ".join(made.flags) or "none",
                 one_line(made.error or made.text),
             )
-            for file, prompt, made in results
+            for answer in answers
+            for made in (answer.made,)
         ],
     )

@@ -11,14 +11,17 @@ import click
 from convert.console import emit_json, emit_table
 from convert.errors import UsageError
 from validate.commands.shared import (
+    DEFAULT_CONTEXT,
     artifacts_argument,
     chunks_option,
+    ctx_option,
     fail_on_findings,
     hf_config_option,
     json_option,
     note_long_context,
-    path_type,
     print_findings,
+    source_type,
+    text_option,
     threads_option,
 )
 
@@ -27,22 +30,18 @@ if TYPE_CHECKING:
     from validate.models.logits_file import LogitsFile
     from validate.models.model import LanguageModel
 
-DEFAULT_CONTEXT = 512
-
 
 @click.command("kl")
 @artifacts_argument
 @click.option(
     "--reference",
     required=True,
-    type=path_type,
+    type=source_type,
     metavar="SRC",
     help="The model to compare with; or a file of its log-probabilities.",
 )
-@click.option("--text", "texts", multiple=True, type=path_type, metavar="FILE", help="A text, in UTF-8; repeatable.")
-@click.option(
-    "--ctx", type=click.IntRange(min=8), metavar="N", help=f"Tokens in a chunk.  [default: {DEFAULT_CONTEXT}]"
-)
+@text_option()
+@ctx_option(show_default=str(DEFAULT_CONTEXT))
 @chunks_option
 @hf_config_option
 @click.option(

@@ -4,46 +4,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from convert.console import emit_json, emit_table
 from validate.commands.shared import (
+    DEFAULT_CONTEXT,
     artifacts_argument,
     chunks_option,
+    ctx_option,
     fail_on_findings,
     hf_config_option,
     json_option,
     note_long_context,
-    path_type,
+    text_option,
     threads_option,
 )
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from validate.divergence.perplexity import Perplexity
-    from validate.findings import Finding
+    from validate.divergence.perplexity import Perplexity, PerplexityResult
     from validate.models.model import LanguageModel
 
 
 @click.command("perplexity")
 @artifacts_argument
-@click.option(
-    "--text",
-    "texts",
-    required=True,
-    multiple=True,
-    type=path_type,
-    metavar="FILE",
-    help="A text, in UTF-8; repeatable.",
-)
-@click.option(
-    "--ctx", default=512, show_default=True, type=click.IntRange(min=8), metavar="N", help="Tokens in a chunk."
-)
+@text_option(required=True)
+@ctx_option(default=DEFAULT_CONTEXT, show_default=True)
 @chunks_option
 @hf_config_option
 @threads_option
@@ -73,65 +63,48 @@ def command(
     check_models(artifacts, hf_config)
     results = [row for file in artifacts for row in _measure_file(file, contents, ctx, chunks, hf_config, threads)]
     if as_json:
-        emit_json({"results": [{**row, "findings": list(map(asdict, row["findings"]))} for row in results]})
+        emit_json({"results": [result.to_json() for result in results]})
     else:
-        _print_perplexities(results)
+        _print(results)
     fail_on_findings(
-        ((row["file"], finding) for row in results for finding in row["findings"]),
+        ((str(result.file), finding) for result in results for finding in result.findings),
         "the weights hold NaN or Inf, or lead to them; convert again from a source that is known to be good",
     )
 
 
 def _measure_file(
     file: Path, contents: dict[Path, str], ctx: int, limit: int | None, hf_config: Path | None, threads: int | None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[PerplexityResult]:
     """One result a text."""
+    from validate.divergence.perplexity import PerplexityResult
     from validate.models.chunks import cut, with_bos
     from validate.models.model import open_model
 
     began = time.perf_counter()
     with open_model(file, threads, hf_config) as model:
         note_long_context(model, ctx)
-        for text, content in contents.items():
-            chunks = with_bos(model, cut(model.tokenize(content), ctx, limit))
-            measured = _measure(model, chunks)
-            yield {
-                "file": str(file),
-                "text": str(text),
-                "perplexity": measured.value,
-                "standard_error": measured.standard_error,
-                "tokens": measured.tokens,
-                "chunks": len(chunks),
-                "seconds": round(time.perf_counter() - began, 3),
-                "findings": _findings(text, measured),
-            }
+        # All of them first: one that is too short is told before the hours that another takes.
+        tokens = {text: model.vocabulary.tokenize(content) for text, content in contents.items()}
+        cuts = {text: cut(found, ctx, limit, text=text) for text, found in tokens.items()}
+        for text, chunks in cuts.items():
+            measured = _measure(model, with_bos(model.vocabulary, chunks))
+            yield PerplexityResult(file, text, measured, len(chunks), time.perf_counter() - began)
             began = time.perf_counter()
 
 
-def _findings(text: Path, measured: Perplexity) -> list[Finding]:
-    import math
-
-    from validate.findings import Finding
-
-    if math.isfinite(measured.value):
-        return []
-    what = f"the perplexity is not finite on {text}"
-    return [Finding("perplexity", "not_finite_perplexity", str(text), what)]
-
-
-def _print_perplexities(results: list[dict[str, Any]]) -> None:
+def _print(results: list[PerplexityResult]) -> None:
     emit_table(
         ("file", "text", "perplexity", "tokens", "chunks", "seconds"),
         [
             (
-                row["file"],
-                row["text"],
-                f"{row['perplexity']:.4f} +/- {row['standard_error']:.4f}",
-                str(row["tokens"]),
-                str(row["chunks"]),
-                f"{row['seconds']:.1f}",
+                str(result.file),
+                str(result.text),
+                f"{result.perplexity.value:.4f} +/- {result.perplexity.standard_error:.4f}",
+                str(result.perplexity.tokens),
+                str(result.chunks),
+                f"{result.seconds:.1f}",
             )
-            for row in results
+            for result in results
         ],
     )
 

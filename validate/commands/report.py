@@ -11,30 +11,33 @@ import click
 from convert.console import emit_json, emit_table, format_bytes, json_text, note
 from convert.errors import UsageError, ValidationError
 from validate.commands.shared import (
+    DEFAULT_CONTEXT,
     artifacts_argument,
     chunks_option,
+    ctx_option,
     hf_config_option,
+    imatrix_option,
     one_line,
     path_type,
+    prompt_option,
     reference_option,
+    text_option,
     threads_option,
 )
+from validate.findings import CHECKS
 
 _COLUMNS = ("file", "type", "size", "bits/weight", "perplexity", "mean KL", "99.9 %", "same top")
-_CHECKS = ("weights", "tokens", "template", "perplexity", "kl", "generate")
 
 
 @click.command("report")
 @artifacts_argument
 @reference_option
-@click.option("--text", "texts", multiple=True, type=path_type, metavar="FILE", help="A text, in UTF-8; repeatable.")
+@text_option()
 @click.option("--gates", type=path_type, metavar="FILE.toml", help="Limits.  [default: by type, from published tables]")
-@click.option("--skip", "skipped", multiple=True, metavar="CHECK", help=f"Leave out: {', '.join(_CHECKS)}; repeatable.")
-@click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to answer; repeatable.")
-@click.option("--imatrix", type=path_type, metavar="FILE", help="The importance matrix they were quantized with.")
-@click.option(
-    "--ctx", default=512, show_default=True, type=click.IntRange(min=8), metavar="N", help="Tokens in a chunk."
-)
+@click.option("--skip", "skipped", multiple=True, metavar="CHECK", help=f"Leave out: {', '.join(CHECKS)}; repeatable.")
+@prompt_option()
+@imatrix_option
+@ctx_option(default=DEFAULT_CONTEXT, show_default=True)
 @chunks_option
 @hf_config_option
 @threads_option
@@ -64,19 +67,19 @@ def command(
       mval report gguf/*.gguf --reference model/ --text prose.txt --text code.txt --html report.html
       mval report model-Q4_K_M.gguf --reference model/ --skip kl --skip perplexity --json -
     """
-    from convert.folder import write_files
     from validate.report.make import PROMPTS, Request, make_report
-    from validate.report.page import write_page
+    from validate.report.output import check_outputs, write_output
+    from validate.report.page import render_page
 
     skipped = tuple(name for word in skipped for name in word.split(","))
     for name in skipped:
-        if name not in _CHECKS:
-            raise UsageError(f"--skip {name}: no such check", f"the checks are {', '.join(_CHECKS)}")
+        if name not in CHECKS:
+            raise UsageError(f"--skip {name}: no such check", f"the checks are {', '.join(CHECKS)}")
     request = Request(
         artifacts=artifacts,
         reference=reference,
         texts=texts,
-        checks=[name for name in _CHECKS if name not in skipped],
+        checks=[name for name in CHECKS if name not in skipped],
         hf_config=hf_config,
         imatrix=imatrix,
         ctx=ctx,
@@ -84,16 +87,18 @@ def command(
         prompts=prompts or PROMPTS,
         threads=threads,
     )
+    to_stdout = json_file == Path("-")
+    wanted = ((html, render_page), (None if to_stdout else json_file, _json_file))
+    outputs = [(path, render) for path, render in wanted if path]
+    inputs = (*artifacts, reference, *texts, *filter(None, (gates, imatrix)))
+    check_outputs([path for path, _ in outputs], inputs)
     report = make_report(request, gates)
-    if html is not None:
-        write_page(report, html)
-        note(f"wrote {html}")
-    if json_file == Path("-"):
+    for path, render in outputs:
+        write_output(path, render(report))
+        note(f"wrote {path}")
+    if to_stdout:
         emit_json(report)
     else:
-        if json_file is not None:
-            write_files(json_file.parent, {json_file.name: (json_text(report) + "\n").encode("utf-8")})
-            note(f"wrote {json_file}")
         _print(report)
     failed = [gate for gate in report["gates"]["results"] if gate["status"] == "fail"]
     if failed:
@@ -104,24 +109,17 @@ def command(
         )
 
 
+def _json_file(report: dict[str, Any]) -> str:
+    return json_text(report) + "\n"
+
+
 def _print(report: Mapping[str, Any]) -> None:
     """A row an artifact, then each gate that does not pass."""
-    from validate.report.page import summarize
+    from validate.report.summary import summarize, together
 
     rows = summarize(report)
     emit_table(
-        (
-            "file",
-            "type",
-            "size",
-            "bits/weight",
-            "perplexity",
-            "mean KL",
-            "99.9 %",
-            "same top",
-            *report["checks"],
-            "verdict",
-        ),
+        (*_COLUMNS, *report["checks"], "verdict"),
         [
             (
                 row["file"],
@@ -129,7 +127,7 @@ def _print(report: Mapping[str, Any]) -> None:
                 format_bytes(row["bytes"]),
                 f"{row['bits_per_weight']:.2f}",
                 *(_numbers(row["worst"]) if row["worst"] else ("", "", "", "")),
-                *(row["checks"][check] for check in report["checks"]),
+                *(row["checks"].get(check, "") for check in report["checks"]),
                 row["status"],
             )
             for row in rows
@@ -139,8 +137,11 @@ def _print(report: Mapping[str, Any]) -> None:
     if doubtful:
         click.echo()
         emit_table(
-            ("file", "gate", "status", "what"),
-            [(gate["file"], gate["gate"], gate["status"], one_line(gate["what"], 300)) for gate in doubtful],
+            ("gate", "status", "what", "file"),
+            [
+                (gate["gate"], gate["status"], one_line(gate["what"], 300), ", ".join(gate["files"]))
+                for gate in together(doubtful, "gate", "status", "what")
+            ],
         )
 
 

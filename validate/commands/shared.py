@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,22 +20,36 @@ if TYPE_CHECKING:
 
 __all__ = ["hf_config_option", "json_option", "path_type", "threads_option"]
 
-files_argument = click.argument("files", metavar="FILE.gguf ...", nargs=-1, required=True, type=path_type)
-artifacts_argument = click.argument("artifacts", metavar="ARTIFACT ...", nargs=-1, required=True, type=path_type)
+DEFAULT_CONTEXT = 512
+
+
+class _SourceType(click.Path):
+    """A path, or ORGANIZATION/NAME[@REVISION] on the Hub, which becomes the folder in the Hub's cache."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from convert.hub import resolve_source
+
+        return resolve_source(Path(os.fsdecode(super().convert(value, param, ctx))))
+
+
+source_type = _SourceType(path_type=Path, readable=False)
+artifacts_argument = click.argument("artifacts", metavar="ARTIFACT ...", nargs=-1, required=True, type=source_type)
 reference_option = click.option(
-    "--reference", required=True, type=path_type, metavar="SRC", help="What the artifacts were made from: any layout."
+    "--reference", required=True, type=source_type, metavar="SRC", help="What the artifacts were made from: any layout."
 )
+text_option = partial(
+    click.option, "--text", "texts", multiple=True, type=path_type, metavar="FILE", help="A text, in UTF-8; repeatable."
+)
+prompt_option = partial(
+    click.option, "--prompt", "prompts", multiple=True, metavar="TEXT", help="What to answer; repeatable."
+)
+ctx_option = partial(click.option, "--ctx", type=click.IntRange(min=8), metavar="N", help="Tokens in a chunk.")
 chunks_option = click.option(
     "--chunks", type=click.IntRange(min=1), metavar="N", help="Score the first N chunks.  [default: all]"
 )
-
-
-def check_headers(files: Iterable[Path]) -> None:
-    """Look at every file before the first is run: what is wrong with the last one is told at once."""
-    from validate.models.header import check_header
-
-    for file in files:
-        check_header(file)
+imatrix_option = click.option(
+    "--imatrix", type=path_type, metavar="FILE", help="The importance matrix they were quantized with."
+)
 
 
 def note_long_context(model: LanguageModel, length: int) -> None:

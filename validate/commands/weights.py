@@ -13,8 +13,8 @@ from validate.commands.shared import (
     artifacts_argument,
     fail_on_findings,
     hf_config_option,
+    imatrix_option,
     json_option,
-    path_type,
     print_findings,
     reference_option,
     threads_option,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @artifacts_argument
 @reference_option
 @hf_config_option
-@click.option("--imatrix", type=path_type, metavar="FILE", help="The importance matrix they were quantized with.")
+@imatrix_option
 @threads_option
 @json_option
 def command(

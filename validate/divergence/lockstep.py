@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convert.errors import UsageError
 from validate.divergence.comparison import compare
 from validate.divergence.result import Divergence
 from validate.divergence.tally import Tally
 from validate.findings import Finding
 from validate.models.chunks import LogitBlock, Schedule, cut, read_text, scored_per_chunk, with_bos
 from validate.models.logits_file import LogitsFile, LogitsWriter
-from validate.models.model import LanguageModel, LogitSource
+from validate.models.model import LanguageModel, LogitSource, common_vocabulary
 from validate.models.progress import token_progress
 
 if TYPE_CHECKING:
@@ -58,32 +57,15 @@ def measure_divergence(
         UsageError: the models have vocabularies of different sizes.
         DiskError: the logits cannot be saved.
     """
-    vocab = _common_vocabulary(reference, artifacts)
+    vocab = common_vocabulary((reference, *artifacts))
     if isinstance(reference, LogitsFile):
         chunks = reference.chunks[:limit]
-        of_artifacts = [with_bos(artifact, chunks) for artifact in artifacts]
+        of_artifacts = [with_bos(artifact.vocabulary, chunks) for artifact in artifacts]
         readings = [_Reading(None, chunks, chunks, of_artifacts, [()] * len(artifacts))]
     else:
         readings = [_read(reference, artifacts, text, length, limit) for text in texts]
     passes = [_run(reference, artifacts, reading, vocab, save_logits) for reading in readings]
     return [result for of_artifact in zip(*passes, strict=True) for result in of_artifact]
-
-
-def _common_vocabulary(reference: LogitSource, artifacts: Sequence[LogitSource]) -> int:
-    """How many logits of a row to compare: all, less the padding that only some of the models have.
-
-    Raises:
-        UsageError: the models have vocabularies of different sizes.
-    """
-    common = min(model.vocab_size for model in (reference, *artifacts))
-    for model in (reference, *artifacts):
-        if model.vocab_size > common and model.used_tokens() > common:
-            other = next(each for each in (reference, *artifacts) if each.vocab_size == common)
-            raise UsageError(
-                f"{model.path} has a vocabulary of {model.used_tokens()} tokens, {other.path} one of {common}",
-                "compare models of one vocabulary",
-            )
-    return common
 
 
 @dataclass(frozen=True)
@@ -108,10 +90,10 @@ def _read(
     reference: LanguageModel, artifacts: Sequence[LanguageModel], text: Path, length: int, limit: int | None
 ) -> _Reading:
     content = read_text(text)
-    tokens = reference.tokenize(content)
-    chunks = cut(tokens, length, limit)
-    read = with_bos(reference, chunks)
-    others = [artifact.tokenize(content)[: chunks.size] for artifact in artifacts]
+    tokens = reference.vocabulary.tokenize(content)
+    chunks = cut(tokens, length, limit, text=text)
+    read = with_bos(reference.vocabulary, chunks)
+    others = [artifact.vocabulary.tokenize(content)[: chunks.size] for artifact in artifacts]
     findings = [
         _compare_tokens(tokens[: chunks.size], other, text, artifact.path)
         for artifact, other in zip(artifacts, others, strict=True)

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from validate.divergence.softmax import CACHED_LOGITS, softmax
 from validate.divergence.statistics import mean_and_error
+from validate.findings import Finding
 from validate.models.chunks import Schedule
 from validate.models.model import LanguageModel
 
@@ -52,6 +54,44 @@ class Perplexity:
     def log_mean(self) -> tuple[float, float]:
         """Mean negative log-likelihood in nats, which is the logarithm of the perplexity, and its standard error."""
         return mean_and_error(self.total, self.squares, self.tokens)
+
+
+@dataclass(frozen=True)
+class PerplexityResult:
+    """Perplexity of one text under one model.
+
+    Attributes:
+        file, text: paths as given.
+        chunks: chunks run.
+        seconds: wall time.
+    """
+
+    file: Path
+    text: Path
+    perplexity: Perplexity
+    chunks: int
+    seconds: float
+
+    @property
+    def findings(self) -> list[Finding]:
+        """One where the perplexity is not finite."""
+        if math.isfinite(self.perplexity.value):
+            return []
+        what = f"the perplexity is not finite on {self.text}"
+        return [Finding("perplexity", "not_finite_perplexity", str(self.text), what)]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready members."""
+        return {
+            "file": str(self.file),
+            "text": str(self.text),
+            "perplexity": self.perplexity.value,
+            "standard_error": self.perplexity.standard_error,
+            "tokens": self.perplexity.tokens,
+            "chunks": self.chunks,
+            "seconds": round(self.seconds, 3),
+            "findings": [finding.to_json() for finding in self.findings],
+        }
 
 
 def perplexity(model: LanguageModel, chunks: np.ndarray, progress: Callable[[int, Perplexity], None]) -> Perplexity:

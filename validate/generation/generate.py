@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from convert.errors import FormatError, UsageError
-from convert.layouts.gguf_file import read_gguf
 from validate.findings import Finding, Severity
 from validate.generation.flags import find_flags
 from validate.generation.sampling import Choose, SamplingSettings, likeliest, recommended, sampler
-from validate.models.chunks import MAX_BATCH
-from validate.models.runtime import Context, Runtime
 from validate.template.chat import render_chat
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from validate.models.model import LanguageModel
+    from validate.models.model import LanguageModel, ReadOn
 
 TEMPLATE_KEY = "tokenizer.chat_template"
 
@@ -45,11 +42,13 @@ class Agreement:
         reference: its path.
         common_prefix: tokens that both write before the first that differs.
         tokens: tokens of the answer, and its end where the model ended it.
+        flags: those of its own answer to the prompt; None where it wrote none.
     """
 
     reference: str
     common_prefix: int
     tokens: int
+    flags: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,16 +88,17 @@ class Generation:
         return {**asdict(self), "sampling": self.sampling.to_json() if self.sampling else None}
 
     def findings(self, prompt: str) -> list[Finding]:
-        """One for each flag."""
-        way = "through the chat template" if self.template else "without the chat template"
-        return [
-            Finding("generate", flag, prompt, f"{prompt!r}, {way}: {self._fault(flag)}", _SEVERITIES.get(flag, "warn"))
-            for flag in self.flags
-        ]
+        """One for each flag: no more than a note where the reference's own answer has it too."""
+        return [self._finding(flag, prompt) for flag in self.flags]
 
-    def _fault(self, flag: str) -> str:
+    def _finding(self, flag: str, prompt: str) -> Finding:
+        way = "through the chat template" if self.template else "without the chat template"
+        fault = self.error if flag == "template_error" and self.error else _FAULTS[flag]
         how = f", drawn with seed {self.seed}" if self.sampling else ""
-        return self.error if flag == "template_error" and self.error else _FAULTS[flag] + how
+        severity = _SEVERITIES.get(flag, "warn")
+        if severity == "warn" and self.agreement and flag in (self.agreement.flags or ()):
+            severity, how = "note", ", as in that of the reference"
+        return Finding("generate", flag, prompt, f"{prompt!r}, {way}: {fault}{how}", severity)
 
 
 @dataclass(frozen=True)
@@ -111,68 +111,82 @@ class _Prompt:
 
 
 def generate(
-    runtime: Runtime, prompt: str, max_tokens: int, *, samples: int = 0, reference: LanguageModel | None = None
+    model: LanguageModel,
+    prompt: str,
+    max_tokens: int,
+    *,
+    samples: int = 0,
+    reference: LanguageModel | None = None,
+    expected: Sequence[Generation] = (),
 ) -> list[Generation]:
-    """Answer a prompt through the chat template, where the file has one, and then without it.
+    """Answer a prompt through the chat template, where the model has one, and then without it.
 
     Without the template the prompt is the beginning of a text, in which control tokens may be spelled out.
 
     Args:
         samples: how many answers to draw besides, through the template where there is one, with the settings that the
-            file recommends; none where it recommends none.
+            model's makers recommend; none where they recommend none.
         reference: a model of the same vocabulary to hold the greedy answers against.
+        expected: what the reference itself answers, if it does.
 
     Raises:
-        SourceError: llama.cpp cannot run the model.
+        SourceError: the model cannot be run.
         UsageError: the prompt has no tokens.
     """
-    plain = _Prompt(prompt, runtime.tokenize_prompt(prompt), template=False)
+    vocabulary = model.vocabulary
+    plain = _Prompt(prompt, vocabulary.tokenize_prompt(prompt), template=False)
     if not len(plain.tokens):
         raise UsageError("the prompt has no tokens", "give a --prompt with some text")
     answers = []
     prompts = [plain]
-    template = runtime.metadata(TEMPLATE_KEY)
+    template = vocabulary.metadata(TEMPLATE_KEY)
     if template is not None:
         try:
-            prompts.insert(0, _render(runtime, template, prompt))
+            prompts.insert(0, _render(model, template, prompt))
         except FormatError as error:
             answers.append(Generation(True, "", 0, None, "error", ["template_error"], error.what))
-    marks = runtime.control_tokens()
-    answers += [_answer(runtime, asked, max_tokens, marks, reference=reference) for asked in prompts]
-    settings = recommended(read_gguf(runtime.path).metadata) if samples else None
+    marks = vocabulary.control_tokens()
+    for asked in prompts:
+        made, tokens = _answer(model, asked, max_tokens, marks)
+        if reference is not None:
+            of_reference = next((each.flags for each in expected if each.template == asked.template), None)
+            made = replace(made, agreement=_agree(reference, asked.tokens, tokens, of_reference))
+        answers.append(made)
+    settings = recommended(model.provenance) if samples else None
     if settings is not None:
-        answers += [_answer(runtime, prompts[0], max_tokens, marks, settings, seed) for seed in range(samples)]
+        answers += [_answer(model, prompts[0], max_tokens, marks, settings, seed)[0] for seed in range(samples)]
     return answers
 
 
-def _render(runtime: Runtime, template: str, prompt: str) -> _Prompt:
+def _render(model: LanguageModel, template: str, prompt: str) -> _Prompt:
     """The prompt under the template."""
-    bos, eos = runtime.spelling(runtime.bos), runtime.spelling(runtime.eos)
+    vocabulary = model.vocabulary
+    bos, eos = vocabulary.spelling(vocabulary.bos), vocabulary.spelling(vocabulary.eos)
     chat = render_chat(template, [{"role": "user", "content": prompt}], bos, eos)
-    tokens = runtime.tokenize_prompt(chat)
-    if not 0 < len(tokens) <= runtime.trained_context:
+    tokens = vocabulary.tokenize_prompt(chat)
+    if not 0 < len(tokens) <= model.trained_context:
         raise FormatError(
-            f"the chat template gives {len(tokens)} tokens, where the model has a context of {runtime.trained_context}",
+            f"the chat template gives {len(tokens)} tokens, where the model has a context of {model.trained_context}",
             "use a shorter --prompt, or convert again with another template",
         )
     return _Prompt(chat, tokens, template=True)
 
 
 def _answer(
-    runtime: Runtime,
+    model: LanguageModel,
     prompt: _Prompt,
     max_tokens: int,
     control_tokens: Sequence[str],
     settings: SamplingSettings | None = None,
     seed: int | None = None,
-    reference: LanguageModel | None = None,
-) -> Generation:
+) -> tuple[Generation, list[int]]:
+    """An answer, and its tokens with the one that ended it."""
     choose = sampler(settings, seed or 0) if settings else likeliest
-    with runtime.context(len(prompt.tokens) + max_tokens) as context:
-        written = _write(runtime, context, prompt.tokens, max_tokens, choose)
-    text = runtime.text(written.tokens)
+    with model.reader(len(prompt.tokens) + max_tokens) as read_on:
+        written = _write(model, read_on, prompt.tokens, max_tokens, choose)
+    text = model.vocabulary.text(written.tokens)
     flags = find_flags(prompt.text, text, written.tokens, control_tokens)
-    return Generation(
+    made = Generation(
         template=prompt.template,
         text=text,
         tokens=len(written.tokens),
@@ -182,8 +196,8 @@ def _answer(
         seconds_to_first_token=written.seconds_to_first,
         sampling=settings,
         seed=seed,
-        agreement=_agree(reference, prompt.tokens, written) if reference else None,
     )
+    return made, [*written.tokens, *([] if written.end is None else [written.end])]
 
 
 @dataclass(frozen=True)
@@ -204,11 +218,11 @@ class _Written:
     steps: int
 
 
-def _write(runtime: Runtime, context: Context, prompt: np.ndarray, max_tokens: int, choose: Choose) -> _Written:
+def _write(model: LanguageModel, read_on: ReadOn, prompt: np.ndarray, max_tokens: int, choose: Choose) -> _Written:
     import numpy as np
 
     began = time.perf_counter()
-    logits = _read(context, prompt)
+    logits = read_on(prompt)
     token = choose(logits)
     first = time.perf_counter()
     tokens: list[int] = []
@@ -219,40 +233,32 @@ def _write(runtime: Runtime, context: Context, prompt: np.ndarray, max_tokens: i
         if not np.isfinite(logits[logits.argmax()]):
             finish = "error"
             break
-        if runtime.ends(token):
+        if model.vocabulary.ends(token):
             end, finish = token, "stop"
             break
         tokens.append(token)
         if len(tokens) == max_tokens:
             break
-        place = len(prompt) + len(tokens) - 1
-        logits = context.decode(np.array([[token]], np.int32), place, rows=1)[0, 0]
+        logits = read_on(np.array([token], np.int32))
         token = choose(logits)
     steps = len(tokens) - (finish == "length")
     return _Written(tokens, end, finish, first - began, time.perf_counter() - first, steps)
 
 
-def _read(context: Context, prompt: np.ndarray) -> np.ndarray:
-    """The logits after the prompt."""
-    parts: Iterator[np.ndarray] = (
-        context.decode(prompt[None, start : start + MAX_BATCH], start, rows=1)
-        for start in range(0, len(prompt), MAX_BATCH)
-    )
-    *_, last = parts
-    return last[0, 0]
-
-
-def _agree(reference: LanguageModel, prompt: np.ndarray, written: _Written) -> Agreement:
+def _agree(reference: LanguageModel, prompt: np.ndarray, tokens: list[int], flags: list[str] | None) -> Agreement:
     """Hold a greedy answer against what the reference finds likeliest after each of its tokens.
 
     As long as both agree, that is what the reference itself would write; one pass over the answer is enough.
     """
     import numpy as np
 
-    answer = np.array([*written.tokens, *([] if written.end is None else [written.end])], np.int32)
+    answer = np.array(tokens, np.int32)
     if not len(answer):
-        return Agreement(str(reference.path), 0, 0)
-    read = np.concatenate([prompt, answer[:-1]]).astype(np.int32)
-    same = reference.likeliest(read, len(prompt) - 1) == answer
+        return Agreement(str(reference.path), 0, 0, flags)
+    # A token that only fills up the matrix of the model may be beyond that of the reference, which cannot read it.
+    beyond = np.flatnonzero(answer >= reference.vocab_size)
+    compared = answer[: beyond[0] + 1] if len(beyond) else answer
+    read = np.concatenate([prompt, compared[:-1]]).astype(np.int32)
+    same = reference.likeliest(read, len(prompt) - 1) == compared
     common = len(answer) if same.all() else int(same.argmin())
-    return Agreement(str(reference.path), common, len(answer))
+    return Agreement(str(reference.path), common, len(answer), flags)

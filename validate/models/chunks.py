@@ -17,7 +17,7 @@ from convert.errors import SourceError
 if TYPE_CHECKING:
     import numpy as np
 
-    from validate.models.model import LanguageModel
+    from validate.models.runtime import Runtime
 
 MAX_BATCH = 512  # tokens that llama.cpp takes through the layers at once (its own default, n_ubatch)
 LOGITS_BYTES = 128 << 20  # the most that the logits of one step take
@@ -149,28 +149,29 @@ def read_text(path: Path) -> str:
     return text.removesuffix("\n")
 
 
-def cut(tokens: np.ndarray, length: int, limit: int | None = None) -> np.ndarray:
+def cut(tokens: np.ndarray, length: int, limit: int | None = None, *, text: Path | None = None) -> np.ndarray:
     """Cut the tokens of a text into chunks, int32[chunks, length]; what remains at the end is left out.
 
     Args:
         tokens: int32[tokens].
         length: tokens in a chunk.
         limit: the most chunks to keep.
+        text: where they are from, for the error.
 
     Raises:
         SourceError: the text has fewer than two chunks, which llama-perplexity refuses too.
     """
     if len(tokens) < 2 * length:
         raise SourceError(
-            f"the text is too short: {len(tokens)} tokens, where a context of {length} needs {2 * length}",
+            f"{text or 'the text'} is too short: {len(tokens)} tokens, where a context of {length} needs {2 * length}",
             "use a longer text or a smaller --ctx",
         )
     return tokens[: len(tokens) // length * length].reshape(-1, length)[:limit]
 
 
-def with_bos(model: LanguageModel, chunks: np.ndarray) -> np.ndarray:
+def with_bos(vocabulary: Runtime, chunks: np.ndarray) -> np.ndarray:
     """The chunks as a model reads them: BOS in place of the first token of each, where its vocabulary adds it."""
     chunks = chunks.copy()
-    if model.adds_bos:
-        chunks[:, 0] = model.bos
+    if vocabulary.adds_bos:
+        chunks[:, 0] = vocabulary.bos
     return chunks

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from convert.errors import FormatError
 from convert.layouts.gguf_file import read_gguf
 from convert.metadata import Metadata
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS, llama.cpp src/llama-hparams.h
+MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS, the same file
 NO_VOCABULARY = ("no_vocab", "none")  # llama.cpp src/llama-vocab.cpp, llama_vocab::impl::load
 
 
@@ -28,6 +30,7 @@ def check_header(path: Path) -> None:
     metadata = read_gguf(path).metadata
     _check_vocabulary(path, metadata)
     _check_layers(path, metadata)
+    _check_experts(path, metadata)
     _check_epsilons(path, metadata)
 
 
@@ -38,12 +41,28 @@ def _check_vocabulary(path: Path, metadata: Metadata) -> None:
 
 
 def _check_layers(path: Path, metadata: Metadata) -> None:
-    architecture = metadata.get("general.architecture")
-    layers = metadata.get(f"{architecture.content}.block_count") if architecture else None
-    if layers and isinstance(layers.content, int) and not 1 <= layers.content <= MAX_LAYERS:
+    layers = _hyperparameter(metadata, "block_count", 1)
+    if isinstance(layers, int) and not 1 <= layers <= MAX_LAYERS:
         raise FormatError(
-            f"{path}: block_count is {layers.content}", f"llama.cpp runs 1 to {MAX_LAYERS} layers; convert it again"
+            f"{path}: block_count is {layers}", f"llama.cpp runs 1 to {MAX_LAYERS} layers; convert it again"
         )
+
+
+def _check_experts(path: Path, metadata: Metadata) -> None:
+    experts, used = (_hyperparameter(metadata, key, 0) for key in ("expert_count", "expert_used_count"))
+    if not isinstance(experts, int) or not isinstance(used, int):  # a value for each layer
+        return
+    if not (0 < used <= experts <= MAX_EXPERTS or experts == used == 0):
+        raise FormatError(
+            f"{path}: expert_count is {experts} and expert_used_count {used}",
+            f"llama.cpp uses some of up to {MAX_EXPERTS} experts, or has none; convert it again",
+        )
+
+
+def _hyperparameter(metadata: Metadata, key: str, default: int) -> Any:
+    architecture = metadata.get("general.architecture")
+    value = metadata.get(f"{architecture.content}.{key}") if architecture else None
+    return value.content if value else default
 
 
 def _check_epsilons(path: Path, metadata: Metadata) -> None:

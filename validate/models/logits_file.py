@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from convert.console import format_bytes
 from convert.errors import DiskError, FormatError, SourceError
+from convert.partial import lock, naming, partial_path
 from convert.tensors import SourceFile
 from validate.divergence.softmax import CACHED_LOGITS, softmax
 from validate.models.chunks import LogitBlock, Schedule, first_scored, scored_per_chunk
@@ -120,8 +121,13 @@ class LogitsWriter:
         self._layout = _Layout(len(chunks), chunks.shape[1], vocab_size)
         check_new_file(path, self._layout.size)
         self._path = path
-        self._partial = path.with_name(path.name + ".partial")
-        self._file = self._partial.open("wb")
+        self._partial = partial_path(path)
+        # Neither a link that somebody put there is followed, nor what another run writes is cut off.
+        handle = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        self._file = os.fdopen(handle, "wb")
+        if not lock(handle, self._partial):
+            raise DiskError(f"{path} is being written by another run", "wait for it, or choose another name")
+        self._file.truncate(0)
         self._file.write(_HEADER.pack(MAGIC, chunks.shape[1], vocab_size, len(chunks)) + chunks.tobytes())
 
     def __enter__(self) -> LogitsWriter:
@@ -131,7 +137,7 @@ class LogitsWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            with self._file:
+            with naming(self._path), self._file:
                 if error is None:
                     self._file.flush()
                     os.fsync(self._file.fileno())
@@ -151,7 +157,8 @@ class LogitsWriter:
         parts = [block.logits[start : start + step] for start in range(0, len(block.logits), step)]
         self._file.seek(self._layout.place(block.chunk, block.position))
         for packed in pool.map(_pack, parts):
-            self._file.write(packed.data)
+            with naming(self._path):
+                self._file.write(packed.data)
 
 
 def check_new_file(path: Path, size: int) -> None:

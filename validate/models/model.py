@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
@@ -12,7 +13,13 @@ from convert.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
+    from convert.metadata import Metadata
     from validate.models.chunks import LogitBlock, Schedule
+    from validate.models.runtime import Runtime
+
+ReadOn = Callable[["np.ndarray"], "np.ndarray"]
+"""Reads on in a sequence, int32[tokens], and gives the logits after the last of them, float32[vocabulary]; they are
+valid until the next call."""
 
 
 class LogitSource(Protocol):
@@ -53,12 +60,26 @@ class LanguageModel(LogitSource, Protocol):
         """Tokens of context that it was trained on."""
 
     @property
-    def adds_bos(self) -> bool:
-        """Whether a text begins with BOS."""
+    def vocabulary(self) -> Runtime:
+        """Its vocabulary in llama.cpp, whatever runs the weights: tokens, their spelling, the chat template."""
 
     @property
-    def bos(self) -> int:
-        """The id of BOS, -1 where there is none."""
+    def provenance(self) -> Metadata:
+        """What it says of itself: at least the `general.*` keys of GGUF."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all its weights are, so that it can write: each token takes all of them."""
+
+    def reader(self, length: int) -> AbstractContextManager[ReadOn]:
+        """Working memory for one sequence, which is read part by part.
+
+        Args:
+            length: the most tokens in it.
+
+        Raises:
+            SourceError: it cannot be run.
+        """
 
     def likeliest(self, tokens: np.ndarray, first: int) -> np.ndarray:
         """The token that is likeliest after each position of a sequence from `first` on.
@@ -69,9 +90,6 @@ class LanguageModel(LogitSource, Protocol):
         Returns:
             int64[tokens - first].
         """
-
-    def tokenize(self, text: str) -> np.ndarray:
-        """Token ids, int32[tokens], BOS first where the vocabulary adds it; spelled-out control tokens are text."""
 
     def __enter__(self) -> LanguageModel: ...
 
@@ -100,6 +118,23 @@ def open_model(path: Path, threads: int | None = None, hf_config: Path | None = 
     from validate.models.runtime import Runtime
 
     return Runtime(path, threads)
+
+
+def common_vocabulary(models: Sequence[LogitSource]) -> int:
+    """How many logits of a row to compare: all, less the padding that only some of the models have.
+
+    Raises:
+        UsageError: the models have vocabularies of different sizes.
+    """
+    smallest = min(models, key=lambda model: model.vocab_size)
+    for model in models:
+        if model.used_tokens() > smallest.vocab_size:
+            raise UsageError(
+                f"{model.path} has a vocabulary of {model.used_tokens()} tokens, "
+                f"{smallest.path} one of {smallest.vocab_size}",
+                "compare models of one vocabulary",
+            )
+    return smallest.vocab_size
 
 
 def check_models(paths: Sequence[Path], hf_config: Path | None = None) -> None:

@@ -8,7 +8,8 @@ room; each then does its work for a group of chunks before it is let go.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from convert.tokenizer import Vocabulary
+    from validate.models.model import ReadOn
 
 SHARE_OF_MEMORY = 0.5  # of what is free when the model is opened: the rest is for artifacts, and for files in the cache
 HIDDEN_BYTES = 128 << 20  # hidden states of the chunks that go through a layer together
@@ -64,9 +66,9 @@ class Original:
         self.trained_context = checkpoint.spec.context
         self._hidden = checkpoint.spec.hidden
         self._model = StreamedModel(checkpoint, Weights(checkpoint, int(available_memory() * SHARE_OF_MEMORY)))
-        self._vocabulary = _load_vocabulary(checkpoint.vocabulary(), path.name)
-        self.adds_bos = self._vocabulary.adds_bos
-        self.bos = self._vocabulary.bos
+        self.in_memory = self._model.in_memory
+        self.provenance = checkpoint.provenance
+        self.vocabulary = _load_vocabulary(checkpoint.vocabulary(), path.name)
         torch.set_num_threads(self.threads)
 
     def __enter__(self) -> Original:
@@ -75,15 +77,11 @@ class Original:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._vocabulary.__exit__(kind, error, trace)
-
-    def tokenize(self, text: str) -> np.ndarray:
-        """Token ids, int32[tokens], see `LanguageModel`."""
-        return self._vocabulary.tokenize(text)
+        self.vocabulary.__exit__(kind, error, trace)
 
     def used_tokens(self) -> int:
         """`vocab_size` less the tokens at its end that only fill the matrix up."""
-        return self._vocabulary.used_tokens()
+        return self.vocabulary.used_tokens()
 
     def likeliest(self, tokens: np.ndarray, first: int) -> np.ndarray:
         """The token that is likeliest after each position from `first` on, see `LanguageModel`."""
@@ -94,6 +92,21 @@ class Original:
         out = np.empty((min(step, hidden.shape[1]), self.vocab_size), np.float32)
         parts = (hidden[:, start : start + step] for start in range(0, hidden.shape[1], step))
         return np.concatenate([self._model.logits(part, out)[0].argmax(axis=1) for part in parts])
+
+    @contextmanager
+    def reader(self, length: int) -> Iterator[ReadOn]:  # noqa: ARG002 keys and values take the room they need
+        """Working memory for one sequence, see `LanguageModel`."""
+        import numpy as np
+
+        self._model.load()
+        cache = self._model.new_cache()
+        out = np.empty((1, self.vocab_size), np.float32)
+
+        def read_on(tokens: np.ndarray) -> np.ndarray:
+            hidden = self._model.hidden(tokens[None], cache)
+            return self._model.logits(hidden[:, -1:], out)[0, 0]
+
+        yield read_on
 
     def scored_logits(self, chunks: np.ndarray, schedule: Schedule) -> Generator[LogitBlock, None, None]:
         """Run every chunk and yield the logits of its scored positions, see `LogitSource`."""

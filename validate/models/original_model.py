@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,9 @@ _EMBEDDING, _HEAD, _NORM = "model.embed_tokens.weight", "lm_head.weight", "model
 class StreamedModel:
     """The text model of a checkpoint, computing in float32.
 
+    Attributes:
+        in_memory: whether all of its weights stay in memory once they were read.
+
     Args:
         checkpoint: of any layout with float weights.
         weights: where its parameters come from.
@@ -41,25 +45,41 @@ class StreamedModel:
         self._head = _HEAD if _HEAD in checkpoint.tensors or not checkpoint.spec.tied else _EMBEDDING
         self._model = _build(checkpoint)
         used = {_EMBEDDING, self._head, f"{_NORM}weight"}
+        values = self._vocab * checkpoint.spec.hidden
         for number, layer in enumerate(self._model.layers):
             streamed = _StreamedLayer(layer, f"model.layers.{number}.", weights)
             self._model.layers[number] = streamed
             used |= streamed.parameter_names
+            values += streamed.values
+        self.in_memory = weights.have_room(4 * values)
         weights.check_coverage(used)
         self._model.norm.load_state_dict(weights.parameters(_NORM, _shapes(self._model.norm)), assign=True)
 
-    def hidden(self, tokens: np.ndarray) -> torch.Tensor:
+    def load(self) -> None:
+        """Read the weights that may stay in memory, so that the next call does not wait for the disk."""
+        hidden = self.hidden(np.zeros((1, 1), np.int32))
+        self.logits(hidden, np.empty((1, self._vocab), np.float32))
+
+    def new_cache(self) -> Any:
+        """Keys and values of a sequence that nothing was read of yet."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self._model.config)
+
+    def hidden(self, tokens: np.ndarray, cache: Any = None) -> torch.Tensor:
         """What the last layer makes of some chunks.
 
         Args:
             tokens: int32[chunks, length].
+            cache: of `new_cache`: what one chunk read so far, which these tokens go on from and are added to.
 
         Returns:
             float32[chunks, length, hidden].
         """
         with torch.inference_mode():
             embedded = self._weights.gather(_EMBEDDING, tokens)
-            return self._model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+            read = self._model(inputs_embeds=embedded, past_key_values=cache, use_cache=cache is not None)
+            return read.last_hidden_state
 
     def logits(self, hidden: torch.Tensor, out: np.ndarray) -> np.ndarray:
         """The logits of some positions.
@@ -92,6 +112,11 @@ class _StreamedLayer(nn.Module):
         self._weights = weights
         self._parameter_shapes = _shapes(layer)
         layer.mlp.forward = _in_parts(layer.mlp.forward)
+
+    @property
+    def values(self) -> int:
+        """How many values its parameters have."""
+        return sum(map(math.prod, self._parameter_shapes.values()))
 
     @property
     def parameter_names(self) -> set[str]:

@@ -83,6 +83,10 @@ class Weights:
         stored = Rows((self._tensor(name),), wanted.astype(np.int64)).read(0, len(wanted))
         return _from_stored(stored).float()[places.reshape(index.shape)]
 
+    def have_room(self, size: int) -> bool:
+        """Whether so many bytes may stay in memory."""
+        return size <= self._budget
+
     def check_coverage(self, used: Collection[str]) -> None:
         """Refuse a checkpoint with more tensors than these parameters hold, or with less.
 

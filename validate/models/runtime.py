@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from convert.errors import FormatError, SourceError
+from convert.layouts.gguf_file import read_gguf
 from validate.models.amx import use_extra_buffers
 from validate.models.chunks import LOGITS_BYTES, MAX_BATCH, LogitBlock, Schedule
 from validate.models.header import check_header
@@ -18,6 +20,9 @@ from validate.models.llama_log import llama_log
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from convert.metadata import Metadata
+    from validate.models.model import ReadOn
 
 MAX_TEXT_BYTES = 1 << 30  # llama.cpp counts bytes and tokens in 32 bits
 MAX_WORD = 16_000  # characters of one kind in a row; see `tokenize`
@@ -31,7 +36,7 @@ _WORD = re.compile(r"[^\W\d_]+|\s+|(?:[^\w\s]|_)+")
 
 
 class Runtime:
-    """A model loaded by llama.cpp, to be used in a `with` block.
+    """A model loaded by llama.cpp, to be used in a `with` block; a `validate.models.model.LanguageModel`.
 
     Args:
         path: the GGUF file; of a split model its first part.
@@ -43,6 +48,8 @@ class Runtime:
         SourceError: it is cut off.
         FormatError: it is not GGUF, `validate.models.header` refuses it, or llama.cpp cannot load it; with the reason.
     """
+
+    in_memory = True
 
     def __init__(self, path: Path, threads: int | None = None, *, vocabulary_only: bool = False) -> None:
         spin_briefly()
@@ -78,6 +85,16 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._api.llama_model_free(self._model)
+
+    @property
+    def vocabulary(self) -> Runtime:
+        """This one: llama.cpp has both, see `LanguageModel`."""
+        return self
+
+    @property
+    def provenance(self) -> Metadata:
+        """All metadata of the file, see `LanguageModel`."""
+        return read_gguf(self.path).metadata
 
     def metadata(self, key: str) -> str | None:
         """The value of a GGUF key as text, or None where the file has no such key."""
@@ -196,6 +213,22 @@ class Runtime:
     def ends(self, token: int) -> bool:
         """Whether llama.cpp ends a generation at this token."""
         return self._api.llama_vocab_is_eog(self._vocab, token)
+
+    @contextmanager
+    def reader(self, length: int) -> Iterator[ReadOn]:
+        """Working memory for one sequence, see `LanguageModel`."""
+        with self.context(length) as context:
+            position = 0
+
+            def read_on(tokens: np.ndarray) -> np.ndarray:
+                nonlocal position
+                for start in range(0, len(tokens), MAX_BATCH):
+                    part = tokens[None, start : start + MAX_BATCH]
+                    logits = context.decode(part, position, rows=1)
+                    position += part.size
+                return logits[0, 0]
+
+            yield read_on
 
     def context(self, length: int, *, sequences: int = 1, rows: int = 1) -> Context:
         """Working memory for some sequences.

@@ -106,7 +106,7 @@ def _known(path: Path, members: Iterable[str], known: Sequence[str]) -> None:
 
 
 def apply_gates(report: Mapping[str, Any], limits: Limits) -> list[Gate]:
-    """Hold every artifact of a report to the limits of its type, and to the findings of each check.
+    """Hold every artifact of a report to the limits of its type, and to the findings of the checks that it had.
 
     Args:
         report: `artifacts`, and a member a check, as in docs/mval.md.
@@ -115,7 +115,7 @@ def apply_gates(report: Mapping[str, Any], limits: Limits) -> list[Gate]:
     for artifact in report["artifacts"]:
         file = artifact["file"]
         checks = {name: _of_file(report, name, file) for name in report["checks"]}
-        gates += [_findings_gate(file, name, rows) for name, rows in checks.items()]
+        gates += [_findings_gate(file, name, rows) for name, rows in checks.items() if rows]
         wanted = {**limits.get("", {}), **limits.get(artifact["type"], {})}
         rows = checks.get("kl", [])
         gates += [_number_gate(file, metric, limit, rows) for metric, limit in wanted.items() if rows]

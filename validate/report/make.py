@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from convert.console import json_text, note
+from convert.console import json_text
 from convert.errors import UsageError
 from convert.layouts import open_checkpoint
 from convert.layouts.megatron import is_megatron
 from quantize.imatrix import read_imatrix
-from validate.commands.generate import describe as describe_generation
+from validate.findings import CHECKS
 from validate.report.artifacts import describe_artifact
 from validate.report.gates import DEFAULT_GATES, apply_gates, read_gates
 
-CHECKS = ("weights", "tokens", "template", "perplexity", "kl", "generate")
+if TYPE_CHECKING:
+    from validate.divergence.perplexity import PerplexityResult
+    from validate.divergence.result import Divergence
+
 PROMPTS = ("What is the capital of France?", "Once upon a time")
 
 Rows = list[dict[str, Any]]
@@ -69,6 +72,10 @@ def make_report(request: Request, gates: Path | None = None) -> dict[str, Any]:
         SourceError, FormatError, MappingError: something cannot be read or run.
     """
     limits = read_gates(gates or DEFAULT_GATES)
+    # What is named twice is looked at once: results are told apart by their paths.
+    request = replace(
+        request, artifacts=tuple(dict.fromkeys(request.artifacts)), texts=tuple(dict.fromkeys(request.texts))
+    )
     if not request.texts and not {"perplexity", "kl"}.isdisjoint(request.checks):
         raise UsageError("no --text to measure the models on", "give one or more with --text, or --skip perplexity,kl")
     report: dict[str, Any] = {
@@ -109,20 +116,20 @@ def _weights(request: Request) -> Rows:
 
 
 def _tokens(request: Request) -> Rows:
-    from validate.tokens.compare import compare_tokens
+    from validate.tokens.compare import compare_tokenizers, text_group
+    from validate.tokens.sources import open_sources
 
-    compared = (
-        compare_tokens(path, request.reference, hf_config=request.hf_config, texts=request.texts)
-        for path in request.artifacts
-    )
-    return [result.to_json() for result in compared]
+    groups = [text_group(path) for path in request.texts]
+    *sources, reference = open_sources((*request.artifacts, request.reference), request.hf_config)
+    return [compare_tokenizers(source, reference, groups).to_json() for source in sources]
 
 
 def _template(request: Request) -> Rows:
-    from validate.template.compare import compare_templates
+    from validate.template.compare import compare_conversations
+    from validate.tokens.sources import open_sources
 
-    compared = (compare_templates(path, request.reference, hf_config=request.hf_config) for path in request.artifacts)
-    return [result.to_json() for result in compared]
+    *sources, reference = open_sources((*request.artifacts, request.reference), request.hf_config)
+    return [compare_conversations(source, reference).to_json() for source in sources]
 
 
 def _divergence(request: Request) -> tuple[Rows, Rows]:
@@ -137,48 +144,32 @@ def _divergence(request: Request) -> tuple[Rows, Rows]:
             for path in (request.reference, *request.artifacts)
         )
         measured = measure_divergence(reference, artifacts, request.texts, length=request.ctx, limit=request.chunks)
-    rows = [result.to_json() for result in measured]
-    return rows, [*_perplexities(rows)]
+    return [result.to_json() for result in measured], [result.to_json() for result in _perplexities(measured)]
 
 
-def _perplexities(rows: Rows) -> Iterable[dict[str, Any]]:
-    """The same as `mval perplexity` says, of the reference first."""
-    shared = {row["text"]: row for row in rows}.values()
-    for prefix, file, of_file in (("reference_", "reference", shared), ("", "file", rows)):
-        for row in of_file:
-            yield {
-                "file": row[file],
-                "text": row["text"],
-                "perplexity": row[f"{prefix}perplexity"],
-                "standard_error": row[f"{prefix}perplexity_standard_error"],
-                "tokens": row["tokens"],
-                "chunks": row["chunks"],
-                "seconds": row[f"{prefix}seconds"],
-                "findings": [],
-            }
+def _perplexities(measured: Sequence[Divergence]) -> Iterable[PerplexityResult]:
+    """What `mval perplexity` says, of the reference first."""
+    from validate.divergence.perplexity import PerplexityResult
+
+    texts = {one.text: one for one in measured if one.text}  # the reference's pass is the same for all artifacts
+    for text, one in texts.items():
+        numbers = one.statistics.reference_perplexity
+        yield PerplexityResult(one.reference, text, numbers, one.chunks, one.reference_seconds)
+    for one in measured:
+        if one.text:
+            yield PerplexityResult(one.file, one.text, one.statistics.perplexity, one.chunks, one.seconds)
 
 
 def _generate(request: Request) -> Rows:
-    from validate.generation.generate import generate
-    from validate.models.model import open_model
-    from validate.models.runtime import Runtime
+    from validate.generation.answers import answer_prompts
 
-    rows: Rows = []
-    with open_model(request.reference, request.threads, _for_megatron(request)) as reference:
-        for path in request.artifacts:
-            if path.is_dir():
-                note(f"note: {path}: a folder writes no answers here; convert it to GGUF to see some")
-                continue
-            with Runtime(path, request.threads) as runtime:
-                rows += [
-                    describe_generation(path, prompt, made)
-                    for prompt in request.prompts
-                    for made in generate(
-                        runtime, prompt, request.max_tokens, samples=request.samples, reference=reference
-                    )
-                ]
-    return rows
-
-
-def _for_megatron(request: Request) -> Path | None:
-    return request.hf_config if is_megatron(request.reference) else None
+    answers = answer_prompts(
+        request.artifacts,
+        request.prompts,
+        request.max_tokens,
+        samples=request.samples,
+        reference=request.reference,
+        hf_config=request.hf_config,
+        threads=request.threads,
+    )
+    return [answer.to_json() for answer in answers]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path, PurePath
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from convert import __version__
 from convert.console import format_bytes
-from convert.folder import write_files
+from validate.report.names import short_names
 from validate.report.plots import plots
+from validate.report.summary import summarize, together
 
 _TEMPLATE = "page.html"
 
@@ -30,38 +31,61 @@ def render_page(report: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"bytes": format_bytes, "number": _number, "name": lambda path: PurePath(path).name}
+    files = short_names([report["reference"], *(artifact["file"] for artifact in report["artifacts"])])
+    names = files | short_names([row["text"] for row in report["kl"]["results"]])
+    environment.filters |= {
+        "bytes": format_bytes,
+        "number": _number,
+        "percent": lambda share, places=2: "not a number" if share is None else f"{100 * share:.{places}f} %",
+        "name": lambda path: names.get(path, path),
+        "together": together,
+    }
+    findings = [
+        {"file": row["file"], **finding}
+        for severity in ("fail", "warn", "note")
+        for check in report["checks"]
+        for row in report[check]["results"]
+        for finding in row["findings"]
+        if finding["severity"] == severity
+    ]
     return environment.get_template(_TEMPLATE).render(
-        report=report, plots=plots(report), summary=summarize(report), version=__version__
+        report=report,
+        plots=plots(report),
+        summary=summarize(report),
+        findings=findings,
+        differences=[*_differences(report)],
+        texts=_grouped((row["text"], row) for row in report["kl"]["results"]),
+        answers=_grouped(_answers(report)),
+        version=__version__,
     )
 
 
-def write_page(report: Mapping[str, Any], path: Path) -> None:
-    """Write the page, whole or not at all.
-
-    Raises:
-        OSError: writing failed.
-    """
-    write_files(path.parent, {path.name: render_page(report).encode("utf-8")})
-
-
-def summarize(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row an artifact: what it is, its worst numbers over all texts, and what came of its gates."""
-    return [_summary(report, artifact) for artifact in report["artifacts"]]
+def _differences(report: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    """The first place of each group of texts, and of each conversation, at which tokens differ."""
+    for row in report["tokens"]["results"]:
+        for group in row["groups"]:
+            if group["first"]:
+                yield {"file": row["file"], "of": group["name"], **group["first"]}
+    for row in report["template"]["results"]:
+        for conversation in row["conversations"]:
+            if conversation["difference"]:
+                yield {"file": row["file"], "of": conversation["name"], **conversation["difference"]}
 
 
-def _summary(report: Mapping[str, Any], artifact: Mapping[str, Any]) -> dict[str, Any]:
-    file = artifact["file"]
-    gates = [gate for gate in report["gates"]["results"] if gate["file"] == file]
-    kl = [row for row in report["kl"]["results"] if row["file"] == file]
-    worst = max(kl, key=lambda row: row["kl"]["mean"] or 0.0, default=None)
-    return {
-        **artifact,
-        "status": next((word for word in ("fail", "warn") if any(gate["status"] == word for gate in gates)), "pass"),
-        "gates": gates,
-        "checks": {gate["gate"]: gate["status"] for gate in gates if gate["gate"] in report["checks"]},
-        "worst": worst,
-    }
+def _answers(report: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """What was asked, and in which way, with each model's answer, the reference's first."""
+    for row in sorted(report["generate"]["results"], key=lambda row: row["file"] != report["reference"]):
+        way = "through the chat template" if row["template"] else "as the beginning of a text"
+        drawn = f", drawn with seed {row['seed']}" if row["sampling"] else ""
+        yield f"{row['prompt']!r} {way}{drawn}", row
+
+
+def _grouped(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Rows by a title, in the order of the first of each."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for title, row in rows:
+        found.setdefault(title, []).append(row)
+    return found
 
 
 def _number(value: float | None, digits: int = 4) -> str:
@@ -69,6 +93,7 @@ def _number(value: float | None, digits: int = 4) -> str:
     if value is None:
         return "not a number"
     if value and not 1e-4 <= abs(value) < 1e7:
-        return f"{value:.{digits}g}"
+        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+        return f"{mantissa}e{int(exponent)}"
     places = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
     return f"{value:.{places}f}"
