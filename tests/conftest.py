@@ -3,37 +3,22 @@ hand."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import checkpoints
 import click
 import pytest
 import releases
+from command_line import Result
 
 from convert.console import run_command
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command left: exit code and the two streams."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict:
-        """The object on stdout."""
-        return json.loads(self.out)
 
 
 @pytest.fixture

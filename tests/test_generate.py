@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 import pytest
 import tiny_gguf
-from conftest import Result
+from command_line import Result
 from tiny_gguf import byte, control
 
 from convert.cli import cli as mconv

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import tiny_gguf
 import transformers
-from conftest import Result
+from command_line import Result
 
 from convert.cli import cli as mconv
 from convert.errors import DiskError, FormatError, MconvError, SourceError, UsageError

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import Result
+from command_line import Result
 
 from convert.cli import cli
 from convert.errors import MappingError, MconvError, SourceError, UsageError

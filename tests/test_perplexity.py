@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 import pytest
 import tiny_gguf
-from conftest import Result
+from command_line import Result
 
 from convert.errors import SourceError
 from validate.cli import cli

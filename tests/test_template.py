@@ -17,7 +17,7 @@ from checkpoints_tokenizers import (
     trained_folder,
     write_vocabulary,
 )
-from conftest import Result
+from command_line import Result
 from small_tekken import small_tekken
 
 from convert.tokenizer import Vocabulary, pretokenizer

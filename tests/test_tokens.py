@@ -19,7 +19,7 @@ from checkpoints_tokenizers import (
     write_config,
     write_vocabulary,
 )
-from conftest import Result
+from command_line import Result
 from gguf_parts import write_parts
 from small_tekken import SIZE, SPECIAL, small_tekken
 
