@@ -6,6 +6,11 @@ from dataclasses import dataclass, field
 
 from convert.errors import MappingError
 
+MAX_LAYERS = 512
+MAX_EXPERTS = 1024
+"""llama.cpp src/llama-hparams.h, LLAMA_MAX_LAYERS and LLAMA_MAX_EXPERTS: more than any model has. What is listed for
+every layer and expert stays small, whatever a file says."""
+
 
 @dataclass(frozen=True)
 class Rope:
@@ -72,6 +77,11 @@ class ModelSpec:
     mlp_bias: bool = False
 
     def __post_init__(self) -> None:
+        if self.layers > MAX_LAYERS or self.experts > MAX_EXPERTS:
+            raise MappingError(
+                f"{self.layers} layers of {self.experts} experts are more than any model has",
+                f"up to {MAX_LAYERS} layers and {MAX_EXPERTS} experts are supported; the file may be damaged",
+            )
         if self.kv_heads <= 0 or self.heads % self.kv_heads:
             raise MappingError(
                 f"{self.heads} attention heads cannot be shared by {self.kv_heads} key-value heads",

@@ -401,7 +401,9 @@ def rewrite(file: Path, out: Path, keys: dict[str, Value | None]) -> Path:
         ({"tokenizer.ggml.bos_token_id": string("one")}, "tokenizer.ggml.bos_token_id is not a int"),
         ({"tokenizer.chat_template": uint32(1)}, "tokenizer.chat_template is no text"),
         ({"split.count": uint32(2)}, "one of 2 parts"),
-        ({"llama.expert_count": uint32(1 << 30), "llama.expert_used_count": uint32(2)}, "is missing"),
+        ({"llama.expert_count": uint32(8), "llama.expert_used_count": uint32(2)}, "is missing"),
+        ({"llama.expert_count": uint32(1 << 30), "llama.expert_used_count": uint32(2)}, "more than any model has"),
+        ({"llama.block_count": uint32(1 << 30)}, "more than any model has"),
         ({"tokenizer.ggml.scores": array(ValueType.STRING, ["x"] * 32000)}, "scores are no numbers"),
     ],
 )

@@ -18,8 +18,9 @@ import tiny_gguf
 from convert.errors import FormatError, MconvError, SourceError
 from convert.layouts.gguf_file import encode_header, read_gguf
 from convert.metadata import Value, float32, string, uint32
+from convert.spec import MAX_LAYERS
 from validate.models import amx
-from validate.models.header import MAX_LAYERS, check_header
+from validate.models.header import check_header
 from validate.models.runtime import SPIN_COUNT, Runtime
 
 KILLED = (sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})")

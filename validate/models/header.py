@@ -9,9 +9,8 @@ from typing import Any
 from convert.errors import FormatError
 from convert.layouts.gguf_file import read_gguf
 from convert.metadata import Metadata
+from convert.spec import MAX_EXPERTS, MAX_LAYERS
 
-MAX_LAYERS = 512  # LLAMA_MAX_LAYERS, llama.cpp src/llama-hparams.h
-MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS, the same file
 NO_VOCABULARY = ("no_vocab", "none")  # llama.cpp src/llama-vocab.cpp, llama_vocab::impl::load
 
 
