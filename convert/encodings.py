@@ -39,7 +39,9 @@ def encode_floats(
         check_finite(target, rows, first_row)
     encoded = {kind: encode(kind, rows) for kind in kinds}
     for kind, blocks in encoded.items():
-        bad = find_not_finite(blocks.view(FLOAT_DTYPES[kind.name])) if kind.name in FLOAT_DTYPES else None
+        # In their own type the values are finite already, and as large as they were.
+        safe = kind is stored or kind.name not in FLOAT_DTYPES
+        bad = None if safe else find_not_finite(blocks.view(FLOAT_DTYPES[kind.name]))
         if bad is not None:
             raise QuantizationError(
                 f"{target.place(first_row + bad[0], bad[1])} is too large for {kind.name}",
