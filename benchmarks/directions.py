@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 from measure import Cost, program, run
 
-from convert.console import emit_table, format_bytes, note, run_command
+from mconv.convert.cli.console import emit_table, format_bytes, note, run_command
 
 HERE = Path(__file__).parent
 AT_MOST = 3.0
@@ -42,7 +42,7 @@ def main(folder: Path, layers: int, threads: int) -> None:
     shutil.rmtree(megatron)
     ours["GGUF -> Megatron"] = convert("gguf-to-megatron", file, megatron, threads)
     chunks = megatron / "release" / "__0_0.distcp"
-    start = measure([], sys.executable, "-c", "import convert.cli")
+    start = measure([], sys.executable, "-c", "import mconv.convert.cli.main")
     peers = {
         name: measure([chunks], sys.executable, HERE / "megatron_peers.py", megatron / "release", word)
         for name, word in (

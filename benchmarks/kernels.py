@@ -13,9 +13,9 @@ from statistics import median
 import click
 import numpy as np
 
-from convert.console import emit_json, emit_table, note, run_command
-from convert.types import BlockType
-from quantize import ggml, kernels
+from mconv.convert.cli.console import emit_json, emit_table, note, run_command
+from mconv.convert.tensors.block_types import BlockType
+from mconv.quantize import ggml, kernels
 
 # The least that counts as done, in times ggml: plain, with importance.
 GOALS = {"Q4_K": (6, 6), "Q5_K": (6, 6), "Q6_K": (4, 4), "IQ4_XS": (12, 12)}

@@ -15,9 +15,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from validate.divergence.lockstep import measure_divergence
-from validate.models.chunks import Schedule, cut, read_text, with_bos
-from validate.models.model import LanguageModel, open_model
+from mconv.inference.chunks import Schedule, cut, read_text, with_bos
+from mconv.inference.model import LanguageModel, open_model
+from mconv.validate.divergence.lockstep import measure_divergence
 
 
 def cost(work: Callable[[], object]) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-MVAL = (sys.executable, "-c", "from validate.cli import main; main()", "perplexity")
+MVAL = (sys.executable, "-c", "from mconv.validate.cli import main; main()", "perplexity")
 
 
 def run(command: Sequence[str]) -> tuple[float, float, str]:

@@ -15,8 +15,8 @@ import click
 from checkpoint import count_weights
 from measure import Cost, program, run
 
-from convert.console import emit_table, format_bytes, note, run_command
-from quantize.filetypes import FileType
+from mconv.convert.cli.console import emit_table, format_bytes, note, run_command
+from mconv.quantize.filetypes import FileType
 
 TYPES = ("Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_XS")
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from convert.errors import FormatError, SourceError
+from mconv.convert.errors import FormatError, SourceError
 
 
 def read_text(path: Path) -> str:

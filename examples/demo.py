@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from convert.console import emit_table, format_bytes
+from mconv.convert.cli.console import emit_table, format_bytes
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE / "tiny-mistral"

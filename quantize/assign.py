@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from convert.errors import QuantizationError
-from convert.types import BlockType
-from quantize.filetypes import FileType
-from quantize.mixture import VERY_LOW_BITS, Kind, ModelFacts, Site, kind_of, mixture_type
-from quantize.overrides import Override, check_overrides, find_override
+from mconv.convert.errors import QuantizationError
+from mconv.convert.tensors.block_types import BlockType
+from mconv.quantize.filetypes import FileType
+from mconv.quantize.mixture import VERY_LOW_BITS, Kind, ModelFacts, Site, kind_of, mixture_type
+from mconv.quantize.overrides import Override, check_overrides, find_override
 
 if TYPE_CHECKING:
-    from quantize.imatrix import ImportanceMatrix
+    from mconv.quantize.imatrix import ImportanceMatrix
 
 
 @dataclass(frozen=True)

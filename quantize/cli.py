@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-import convert
-from convert.console import emit_json, emit_table, format_bytes, note, run_command
-from convert.errors import DiskError, UsageError
-from convert.options import (
+from mconv.convert import __version__
+from mconv.convert.cli.console import emit_json, emit_table, format_bytes, note, run_command
+from mconv.convert.cli.options import (
     dry_run_option,
     hf_config_option,
     json_option,
@@ -18,15 +17,16 @@ from convert.options import (
     path_type,
     threads_option,
 )
-from convert.output import describe
+from mconv.convert.cli.output import describe
+from mconv.convert.errors import DiskError, UsageError
 
 if TYPE_CHECKING:
-    from convert.run import Output
-    from quantize.plan import QuantizationPlan
+    from mconv.convert.engine.local import Output
+    from mconv.quantize.plan import QuantizationPlan
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(convert.__version__, prog_name="mquant")
+@click.version_option(__version__, prog_name="mquant")
 @click.argument("source", type=path_type, metavar="SRC")
 @click.option(
     "--type", "types", multiple=True, required=True, metavar="T", help="File type, such as Q4_K_M; repeatable."
@@ -76,18 +76,18 @@ def cli(
       mquant Mistral-7B-Instruct-v0.3/ --type Q4_K_M --type Q6_K --output-dir gguf/
       mquant model-bf16.gguf --type IQ4_XS --imatrix imatrix.gguf --output model-IQ4_XS.gguf
     """
-    from convert.hub import resolve_source
-    from convert.run import Output, check_outputs, run
-    from convert.threads import default_threads
-    from convert.types import find_block_type
-    from quantize.assign import TypeOptions
-    from quantize.encode import BlockEncoder
-    from quantize.filetypes import find_file_type
-    from quantize.imatrix import read_imatrix
-    from quantize.overrides import parse_override
-    from quantize.plan import plan_quantization
-    from quantize.source import open_source
-    from quantize.surroundings import prepare_kernels, warn
+    from mconv.convert.engine.local import Output, check_outputs, run
+    from mconv.convert.engine.threads import default_threads
+    from mconv.convert.hub import resolve_source
+    from mconv.convert.tensors.block_types import find_block_type
+    from mconv.quantize.assign import TypeOptions
+    from mconv.quantize.encode import BlockEncoder
+    from mconv.quantize.filetypes import find_file_type
+    from mconv.quantize.imatrix import read_imatrix
+    from mconv.quantize.overrides import parse_override
+    from mconv.quantize.plan import plan_quantization
+    from mconv.quantize.source import open_source
+    from mconv.quantize.surroundings import prepare_kernels, warn
 
     file_types = list(dict.fromkeys(find_file_type(name) for name in types))
     options = TypeOptions(

@@ -6,19 +6,19 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from convert.encodings import widen
-from convert.errors import QuantizationError
-from convert.families.table import Target
-from convert.types import BlockType
-from quantize import ggml, kernels
-from quantize.imatrix import ImportanceMatrix
+from mconv.convert.errors import QuantizationError
+from mconv.convert.families.table import Target
+from mconv.convert.tensors.block_types import BlockType
+from mconv.convert.tensors.encodings import widen
+from mconv.quantize import ggml, kernels
+from mconv.quantize.imatrix import ImportanceMatrix
 
 # The bits of 65280, the largest bfloat16 that is a finite float16.
 _LARGEST_BELOW_FLOAT16 = 0x477F
 
 
 class BlockEncoder:
-    """Encodes row ranges (see `convert.run.Encode`); keeps no state between calls, so threads may share it."""
+    """Encodes row ranges (see `convert.engine.local.Encode`); keeps no state between calls, so threads may share it."""
 
     def __init__(self, matrix: ImportanceMatrix | None) -> None:
         self._matrix = matrix

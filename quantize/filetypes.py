@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 from enum import Enum
 
-from convert.errors import UsageError
-from convert.types import BlockType
+from mconv.convert.errors import UsageError
+from mconv.convert.tensors.block_types import BlockType
 
 
 class FileType(Enum):

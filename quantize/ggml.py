@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.errors import QuantizationError
-from convert.types import BlockType
+from mconv.convert.errors import QuantizationError
+from mconv.convert.tensors.block_types import BlockType
 
 _INSTALL_HINT = "install the llama-cpp-python that constraints.txt names, built with shared libraries (the default)"
 

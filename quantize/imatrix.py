@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from convert.errors import FormatError, QuantizationError
-from convert.layouts.gguf_file import GgufFile, read_gguf
-from convert.metadata import Metadata, ValueType, string, uint32
-from convert.tensors import FileTensor, row_count
+from mconv.convert.containers.gguf import GgufFile, read_gguf
+from mconv.convert.errors import FormatError, QuantizationError
+from mconv.convert.model.metadata import Metadata, ValueType, string, uint32
+from mconv.convert.tensors.nodes import FileTensor, row_count
 
 _RECREATE_HINT = "the file is damaged or is no importance matrix; get it again, or make it again with llama-imatrix"
 _STRING_BYTES = 127

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from convert.types import BlockType
-from quantize.filetypes import FileType
+from mconv.convert.tensors.block_types import BlockType
+from mconv.quantize.filetypes import FileType
 
 
 class Kind(Enum):

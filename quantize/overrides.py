@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from convert.errors import UsageError
-from convert.types import BlockType, find_block_type
+from mconv.convert.errors import UsageError
+from mconv.convert.tensors.block_types import BlockType, find_block_type
 
 
 @dataclass(frozen=True)

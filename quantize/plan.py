@@ -6,14 +6,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from convert.errors import QuantizationError
-from convert.layouts.gguf import QUANTIZATION_VERSION
-from convert.metadata import Metadata, uint32
-from convert.plan import Plan, lay_out
-from quantize.assign import Assignment, TypeOptions, assign_types, check_importance
-from quantize.filetypes import FileType
-from quantize.imatrix import ImportanceMatrix
-from quantize.source import Source
+from mconv.convert.engine.plan import Plan, lay_out
+from mconv.convert.errors import QuantizationError
+from mconv.convert.layouts.gguf.writer import QUANTIZATION_VERSION
+from mconv.convert.model.metadata import Metadata, uint32
+from mconv.quantize.assign import Assignment, TypeOptions, assign_types, check_importance
+from mconv.quantize.filetypes import FileType
+from mconv.quantize.imatrix import ImportanceMatrix
+from mconv.quantize.source import Source
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.checkpoint import Checkpoint
-from convert.errors import FormatError, MappingError
-from convert.families.table import Target
-from convert.layouts import open_checkpoint
-from convert.layouts.gguf import model_metadata, model_targets, not_carried, stays_float32
-from convert.layouts.gguf_file import DEFAULT_ALIGNMENT
-from convert.layouts.gguf_split import read_gguf_model
-from convert.metadata import Metadata
-from convert.provenance import folder_name
-from convert.rearrange import Rows
-from convert.types import BlockType
-from quantize.assign import SourceTensor
-from quantize.filetypes import FileType
-from quantize.mixture import ModelFacts
+from mconv.convert.containers.gguf import DEFAULT_ALIGNMENT
+from mconv.convert.containers.gguf_split import read_gguf_model
+from mconv.convert.errors import FormatError, MappingError
+from mconv.convert.families.table import Target
+from mconv.convert.layouts import open_checkpoint
+from mconv.convert.layouts.gguf.writer import model_metadata, model_targets, not_carried, stays_float32
+from mconv.convert.model.checkpoint import Checkpoint
+from mconv.convert.model.metadata import Metadata
+from mconv.convert.model.provenance import folder_name
+from mconv.convert.tensors.block_types import BlockType
+from mconv.convert.tensors.rows import Rows
+from mconv.quantize.assign import SourceTensor
+from mconv.quantize.filetypes import FileType
+from mconv.quantize.mixture import ModelFacts
 
 # The rules of the mixtures are known for these alone.
 _ARCHITECTURES = ("llama", "mistral3")

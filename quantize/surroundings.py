@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from convert.console import note
-from quantize import kernels
-from quantize.plan import QuantizationPlan
+from mconv.convert.cli.console import note
+from mconv.quantize import kernels
+from mconv.quantize.plan import QuantizationPlan
 
 
 def prepare_kernels(plans: Iterable[QuantizationPlan]) -> None:

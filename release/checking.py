@@ -11,14 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from convert.console import json_text
-from convert.documents import read_object
-from convert.folder import write_files
-from release.ledger import Ledger, Step
-from release.material import Material
-from release.recipe import Recipe
-from release.tools import all_tools
-from release.weights import TypeFiles
+from mconv.convert.cli.console import json_text
+from mconv.convert.documents import read_object
+from mconv.convert.engine.folder import write_files
+from mconv.release.ledger import Ledger, Step
+from mconv.release.material import Material
+from mconv.release.recipe import Recipe
+from mconv.release.tools import all_tools
+from mconv.release.weights import TypeFiles
 
 # Not published, and hidden so that nobody takes it for what is: validation.json without the gates.
 MEASUREMENTS = ".measurements.json"
@@ -57,7 +57,7 @@ def measure(
     Raises:
         MconvError: see `make_report`.
     """
-    from validate.report.make import PROMPTS, Request, make_report
+    from mconv.validate.report.make import PROMPTS, Request, make_report
 
     # Whole paths, which are in no text by accident: they are taken out again.
     source = material.path.absolute()
@@ -90,7 +90,7 @@ def judge(folder: Path, gates: Path | None) -> dict[str, Any]:
         UsageError: the file of gates is none.
         SourceError, FormatError: nothing was measured, or the file is damaged.
     """
-    from validate.report.gates import DEFAULT_GATES, apply_gates, read_gates
+    from mconv.validate.report.gates import DEFAULT_GATES, apply_gates, read_gates
 
     report = read_object(folder / MEASUREMENTS)
     results = apply_gates(report, read_gates(gates or DEFAULT_GATES))
@@ -107,7 +107,7 @@ def validation_text(report: Mapping[str, Any]) -> bytes:
 
 def validation_files(report: Mapping[str, Any]) -> dict[str, bytes]:
     """validation.json, and the same as a page."""
-    from validate.report.page import render_page
+    from mconv.validate.report.page import render_page
 
     return {VALIDATION: validation_text(report), PAGE: render_page(report).encode()}
 

@@ -6,15 +6,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from release.card import PLOT, render_card
-from release.card_numbers import has_plot
-from release.extras import LICENCE
-from release.files import CARD, SUMS, FileDigest
-from release.ledger import Ledger
-from release.material import Material
-from release.project import Project
-from release.provenance import PROVENANCE, describe_provenance
-from release.weights import TypeFiles
+from mconv.release.card.card import PLOT, render_card
+from mconv.release.card.numbers import has_plot
+from mconv.release.extras import LICENCE
+from mconv.release.files import CARD, SUMS, FileDigest
+from mconv.release.ledger import Ledger
+from mconv.release.material import Material
+from mconv.release.project import Project
+from mconv.release.provenance import PROVENANCE, describe_provenance
+from mconv.release.weights import TypeFiles
 
 
 def document_files(
@@ -33,7 +33,7 @@ def document_files(
         report: the content of validation.json.
         accepted: why failed gates do not stop the release.
     """
-    from validate.report.plots import alone, size_plot
+    from mconv.validate.report.plots import alone, size_plot
 
     has_licence = LICENCE in measured
     files = {CARD: render_card(project, material, types, report, accepted, has_licence=has_licence)}

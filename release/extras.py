@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from convert.console import note
-from convert.errors import UsageError
-from release.material import Material
-from release.project import Project
-from release.recipe import Recipe, portable_text
-from release.weights import TypeFiles
+from mconv.convert.cli.console import note
+from mconv.convert.errors import UsageError
+from mconv.release.material import Material
+from mconv.release.project import Project
+from mconv.release.recipe import Recipe, portable_text
+from mconv.release.weights import TypeFiles
 
 LICENCE = "LICENSE"
 RECIPE = "recipe.toml"

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.console import byte_progress
-from convert.documents import read_text
-from convert.errors import DiskError, FormatError, PublishError, UsageError
+from mconv.convert.cli.console import byte_progress
+from mconv.convert.documents import read_text
+from mconv.convert.errors import DiskError, FormatError, PublishError, UsageError
 
 CARD = "README.md"
 SUMS = "SHA256SUMS"

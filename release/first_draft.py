@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from convert.errors import DiskError, SourceError
-from convert.metadata import Metadata
-from convert.provenance import card_metadata, read_card
-from quantize.source import open_source
-from release.recipe import Recipe
+from mconv.convert.errors import DiskError, SourceError
+from mconv.convert.model.metadata import Metadata
+from mconv.convert.model.provenance import card_metadata, read_card
+from mconv.quantize.source import open_source
+from mconv.release.recipe import Recipe
 
 _TYPES = ["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"]
 _HEAD = (
@@ -78,7 +78,7 @@ def _look_at(source: str, hf_config: Path | None) -> tuple[str, Metadata, str | 
         opened = open_source(path, hf_config)
         name = _content(opened.metadata, "general.name")
         return _file_name(name if isinstance(name, str) else opened.stem), opened.metadata, None
-    from convert.hub.sources import download_card, parse_source
+    from mconv.convert.hub.sources import download_card, parse_source
 
     hub = parse_source(source)
     if hub is None:

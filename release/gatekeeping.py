@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from convert.documents import read_object_if_any
-from convert.errors import FormatError, UsageError
-from release.checking import VALIDATION, failed_gates
-from release.files import LEDGER, SUMS
-from release.provenance import ACCEPTED, PROVENANCE, gate_line
+from mconv.convert.documents import read_object_if_any
+from mconv.convert.errors import FormatError, UsageError
+from mconv.release.checking import VALIDATION, failed_gates
+from mconv.release.files import LEDGER, SUMS
+from mconv.release.provenance import ACCEPTED, PROVENANCE, gate_line
 
 
 def require_finished(folder: Path) -> None:

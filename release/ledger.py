@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.console import byte_progress, note
-from convert.documents import read_object_if_any
-from convert.errors import DiskError, FormatError
-from convert.folder import write_files
-from release.files import LEDGER, FileDigest, digest_file
+from mconv.convert.cli.console import byte_progress, note
+from mconv.convert.documents import read_object_if_any
+from mconv.convert.engine.folder import write_files
+from mconv.convert.errors import DiskError, FormatError
+from mconv.release.files import LEDGER, FileDigest, digest_file
 
 _SCHEMA_VERSION = 1
 # Summed up before anybody would look at a bar.

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from convert.errors import SourceError, UsageError
-from convert.layouts.companions import CARD_FILES, CONFIG, GENERATION, TOKENIZER_FILES
-from convert.layouts.megatron import is_megatron
-from convert.provenance import SAMPLING
-from quantize.imatrix import ImportanceMatrix, read_imatrix
-from quantize.source import Source, open_source
-from release.project import Project
-from release.recipe import from_home
+from mconv.convert.errors import SourceError, UsageError
+from mconv.convert.layouts.hf.sidecars import CARD_FILES, CONFIG, GENERATION, TOKENIZER_FILES
+from mconv.convert.layouts.megatron.reader import is_megatron
+from mconv.convert.model.provenance import SAMPLING
+from mconv.quantize.imatrix import ImportanceMatrix, read_imatrix
+from mconv.quantize.source import Source, open_source
+from mconv.release.project import Project
+from mconv.release.recipe import from_home
 
 if TYPE_CHECKING:
-    from convert.hub.sources import HubSource
+    from mconv.convert.hub.sources import HubSource
 
 _COMPANIONS = (CONFIG, GENERATION, *TOKENIZER_FILES, *CARD_FILES)
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
@@ -74,7 +74,7 @@ def open_material(project: Project) -> Material:
     Raises:
         UsageError: the source names no commit of a model on the Hub.
         SourceError, FormatError, MappingError: the source, the importance matrix or another file cannot be read.
-        PublishError, DiskError: see `convert.hub.sources.download`.
+        PublishError, DiskError: see `mconv.convert.hub.sources.download`.
     """
     recipe = project.recipe
     recipe.check_paths()
@@ -90,7 +90,7 @@ def _locate(project: Project) -> tuple[Path, HubSource | None]:
     local = project.path.parent / from_home(said)
     if local.exists():
         return local, None
-    from convert.hub.sources import download, parse_source
+    from mconv.convert.hub.sources import download, parse_source
 
     hub = parse_source(said)
     if hub is None:

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from quantize import kernels
-from release.card import PLOT
-from release.checking import PAGE, VALIDATION
-from release.files import CARD, SUMS
-from release.ledger import content_step
-from release.provenance import PROVENANCE
-from release.signing import SIGNATURE
-from release.weights import TypeFiles
-from release.work import DOCUMENTS, EXTRAS, Work
+from mconv.quantize import kernels
+from mconv.release.card.card import PLOT
+from mconv.release.checking import PAGE, VALIDATION
+from mconv.release.files import CARD, SUMS
+from mconv.release.ledger import content_step
+from mconv.release.provenance import PROVENANCE
+from mconv.release.release import DOCUMENTS, EXTRAS, Release
+from mconv.release.signing import SIGNATURE
+from mconv.release.weights import TypeFiles
 
 # Half of what one core of a small virtual machine was measured at (docs/kernels.md), so that most are faster: weights a
 # second and thread, with a kernel of ours and through ggml alone; arithmetic of a forward pass a second and thread.
@@ -74,7 +74,7 @@ class Overview:
         return asdict(self)
 
 
-def overview(work: Work) -> Overview:
+def overview(work: Release) -> Overview:
     """Look at a release. Large files are read only if they changed since their sum was made."""
     items = tuple(_items(work))
     missing = [files for files, step in work.weights if not work.ledger.is_done(step)]
@@ -94,7 +94,7 @@ def overview(work: Work) -> Overview:
     )
 
 
-def _items(work: Work) -> Iterator[Item]:
+def _items(work: Release) -> Iterator[Item]:
     for files, step in work.weights:
         done = work.ledger.is_done(step)
         for name, plan in files.parts.items():
@@ -112,7 +112,7 @@ def _items(work: Work) -> Iterator[Item]:
         yield Item(SIGNATURE, "check", None, None, sealed and work.ledger.is_done(work.signature))
 
 
-def _build_seconds(work: Work, missing: list[TypeFiles]) -> float:
+def _build_seconds(work: Release, missing: list[TypeFiles]) -> float:
     if not missing:
         return 0.0
     reading = sum(path.stat().st_size for path in work.material.weights.values()) / _READ_RATE
@@ -125,7 +125,7 @@ def _build_seconds(work: Work, missing: list[TypeFiles]) -> float:
     return reading + encoding / work.threads
 
 
-def _check_seconds(work: Work) -> float:
+def _check_seconds(work: Release) -> float:
     """The forward passes of the original and of each file over all texts; each weight multiplies and adds once."""
     recipe = work.project.recipe
     most = recipe.ctx * recipe.chunks if recipe.chunks else None

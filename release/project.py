@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from release.recipe import Recipe, load_recipe
+from mconv.release.recipe import Recipe, load_recipe
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from release.checking import failed_gates
-from release.files import FileDigest
-from release.ledger import Ledger
-from release.material import Material
-from release.project import Project
-from release.recipe import portable_text
-from release.tools import all_tools
+from mconv.release.checking import failed_gates
+from mconv.release.files import FileDigest
+from mconv.release.ledger import Ledger
+from mconv.release.material import Material
+from mconv.release.project import Project
+from mconv.release.recipe import portable_text
+from mconv.release.tools import all_tools
 
 PROVENANCE = "provenance.json"
 ACCEPTED = "acceptedFailedGates"

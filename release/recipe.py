@@ -21,10 +21,10 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from convert.console import parse_bytes
-from convert.errors import SourceError, UsageError
-from quantize.filetypes import find_file_type
-from release.names import check_repository, check_tag
+from mconv.convert.cli.console import parse_bytes
+from mconv.convert.errors import SourceError, UsageError
+from mconv.quantize.filetypes import find_file_type
+from mconv.release.publish.names import check_repository, check_tag
 
 _PATHS = ("source", "hf_config", "imatrix", "gates", "licence_file")
 _DOCUMENTED = "see the members of a recipe in docs/mrelease.md"
@@ -203,7 +203,7 @@ class Recipe(BaseModel):
             SourceError: names the member and what is not there.
             UsageError: see `read_gates`.
         """
-        from validate.report.gates import read_gates
+        from mconv.validate.report.gates import read_gates
 
         named = [(name, getattr(self, name)) for name in ("imatrix", "gates", "licence_file")]
         named += [("texts", text) for text in self.texts]

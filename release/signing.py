@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convert.errors import SourceError, UsageError
-from release.checking import MEASUREMENTS
-from release.files import LEDGER, STATE
+from mconv.convert.errors import SourceError, UsageError
+from mconv.release.checking import MEASUREMENTS
+from mconv.release.files import LEDGER, STATE
 
 SIGNATURE = "model.sig"
 

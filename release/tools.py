@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from convert import __version__
-from quantize import ggml
+from mconv.convert import __version__
+from mconv.quantize import ggml
 
 _QUANTIZING = ("llama-cpp-python", "gguf", "numpy", "numba")
 _MEASURING = ("torch", "transformers", "tokenizers", "sentencepiece", "mistral-common", "matplotlib")

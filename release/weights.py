@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.console import note
-from convert.layouts.gguf_split_writer import part_name, plan_parts
-from convert.plan import Plan
-from convert.run import Output, check_outputs, run
-from quantize.assign import TypeOptions
-from quantize.encode import BlockEncoder
-from quantize.filetypes import FileType
-from quantize.plan import QuantizationPlan, plan_quantization
-from quantize.surroundings import prepare_kernels, warn
-from release.ledger import Ledger, Step
-from release.material import Material
-from release.recipe import Recipe
-from release.tools import quantizing_tools
+from mconv.convert.cli.console import note
+from mconv.convert.engine.local import Output, check_outputs, run
+from mconv.convert.engine.plan import Plan
+from mconv.convert.layouts.gguf.split import part_name, plan_parts
+from mconv.quantize.assign import TypeOptions
+from mconv.quantize.encode import BlockEncoder
+from mconv.quantize.filetypes import FileType
+from mconv.quantize.plan import QuantizationPlan, plan_quantization
+from mconv.quantize.surroundings import prepare_kernels, warn
+from mconv.release.ledger import Ledger, Step
+from mconv.release.material import Material
+from mconv.release.recipe import Recipe
+from mconv.release.tools import quantizing_tools
 
 WEIGHTS = "weights"
 
@@ -98,7 +98,7 @@ def write_weights(
     """Write the files of some types in one read of the source.
 
     Raises:
-        DiskError: no room, or a file in the way.
+        DiskError: no room, or a file in the options.
         SourceError, QuantizationError: see `run`.
     """
     plans = [files.quantization for files, _ in wanted]

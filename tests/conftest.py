@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import checkpoints
 import click
 import pytest
-import releases
-from command_line import Result
 
-from convert.console import run_command
+from mconv.convert.cli.console import run_command
+
+from support import checkpoints, releases
+from support.command_line import Result
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

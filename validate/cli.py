@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from convert import __version__
-from convert.console import run_command
-from validate.commands import commands
+from mconv.convert import __version__
+from mconv.convert.cli.console import run_command
+from mconv.validate.commands import commands
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

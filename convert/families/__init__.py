@@ -6,8 +6,8 @@ import importlib
 import pkgutil
 from functools import cache
 
-from convert.errors import MappingError
-from convert.families.table import Family
+from mconv.convert.errors import MappingError
+from mconv.convert.families.table import Family
 
 
 @cache

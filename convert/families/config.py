@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from convert.errors import MappingError, SourceError
-from convert.spec import ModelSpec, Rope
+from mconv.convert.errors import MappingError, SourceError
+from mconv.convert.model.spec import ModelSpec, Rope
 
 Config = Mapping[str, Any]
 

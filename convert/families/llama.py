@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from convert.families.config import Config, read_spec, write_spec
-from convert.families.table import Drop, Family, Row
-from convert.rearrange import qkv_by_group, rope_interleave
-from convert.spec import ModelSpec
+from mconv.convert.families.config import Config, read_spec, write_spec
+from mconv.convert.families.table import Drop, Family, Row
+from mconv.convert.model.spec import ModelSpec
+from mconv.convert.tensors.rows import qkv_by_group, rope_interleave
 
 
 def interleave_query(spec: ModelSpec) -> np.ndarray:

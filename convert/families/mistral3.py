@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from convert.errors import MappingError, SourceError
-from convert.families.config import Config, optional_number, read_spec, write_spec
-from convert.families.llama import DENSE_ROWS, MISTRAL_DEFAULTS, ROTARY_TABLE, write_mistral_config
-from convert.families.table import Drop, Family
-from convert.spec import ModelSpec
+from mconv.convert.errors import MappingError, SourceError
+from mconv.convert.families.config import Config, optional_number, read_spec, write_spec
+from mconv.convert.families.llama import DENSE_ROWS, MISTRAL_DEFAULTS, ROTARY_TABLE, write_mistral_config
+from mconv.convert.families.table import Drop, Family
+from mconv.convert.model.spec import ModelSpec
 
 # configuration_ministral3.py of transformers.
 _MINISTRAL3_DEFAULTS = {

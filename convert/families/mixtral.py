@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from convert.families.config import Config, read_spec, write_spec
-from convert.families.llama import ATTENTION_ROWS, OUTER_ROWS, ROTARY_TABLE
-from convert.families.table import Cut, Family, Row
-from convert.spec import ModelSpec
+from mconv.convert.families.config import Config, read_spec, write_spec
+from mconv.convert.families.llama import ATTENTION_ROWS, OUTER_ROWS, ROTARY_TABLE
+from mconv.convert.families.table import Family, FusedTensor, Row
+from mconv.convert.model.spec import ModelSpec
 
 _HF = "model.layers.{layer}."
 _GGUF = "blk.{layer}."
@@ -33,9 +33,9 @@ EXPERT_ROWS = (
 # transformers 5 holds the experts fused in memory and splits them again in save_pretrained; a state dict saved as it
 # stands has these names instead.
 FUSED = (
-    Cut(_HF + "mlp.gate.weight", ((_HF + "block_sparse_moe.gate.weight", "experts"),)),
-    Cut(_HF + "mlp.experts.gate_up_proj", ((_GATE, "ffn"), (_UP, "ffn"))),
-    Cut(_HF + "mlp.experts.down_proj", ((_DOWN, "hidden"),)),
+    FusedTensor(_HF + "mlp.gate.weight", ((_HF + "block_sparse_moe.gate.weight", "experts"),)),
+    FusedTensor(_HF + "mlp.experts.gate_up_proj", ((_GATE, "ffn"), (_UP, "ffn"))),
+    FusedTensor(_HF + "mlp.experts.down_proj", ((_DOWN, "hidden"),)),
 )
 
 # configuration_mixtral.py of transformers; unlike Mistral's, it leaves head_dim alone.
@@ -68,7 +68,7 @@ FAMILY = Family(
     read_config=_read_config,
     rows=OUTER_ROWS + ATTENTION_ROWS + EXPERT_ROWS,
     drops=(ROTARY_TABLE,),
-    cuts=FUSED,
+    fused_tensors=FUSED,
     write_config=_write_config,
     gguf_architecture="llama",
     mixture=True,

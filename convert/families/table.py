@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from convert.errors import MappingError, MconvError, ShapeError
-from convert.rearrange import ArrangedTensor, Rows, invert
-from convert.spec import ModelSpec
-from convert.tensors import FileTensor, Tensor, row_count
+from mconv.convert.errors import MappingError, MconvError, ShapeError
+from mconv.convert.model.spec import ModelSpec
+from mconv.convert.tensors.nodes import FileTensor, Tensor, row_count
+from mconv.convert.tensors.rows import ArrangedTensor, Rows, invert
 
 
 def always(_: ModelSpec) -> bool:
@@ -59,7 +59,7 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Cut:
+class FusedTensor:
     """Another spelling of several canonical tensors: one stored tensor, cut into runs of rows.
 
     Attributes:
@@ -92,7 +92,7 @@ class Family:
     read_config: Callable[[Mapping[str, object]], ModelSpec]
     rows: tuple[Row, ...]
     drops: tuple[Drop, ...] = ()
-    cuts: tuple[Cut, ...] = ()
+    fused_tensors: tuple[FusedTensor, ...] = ()
     write_config: Callable[[ModelSpec, str], dict[str, Any]] | None = None
     gguf_architecture: str | None = None
     mixture: bool = False

@@ -15,7 +15,7 @@ def resolve_source(path: Path) -> Path:
         SourceError: the Hub is switched off and its cache lacks the model, or the repository holds no weights to read.
         DiskError: no room for the download.
     """
-    from convert.hub.sources import download, parse_source
+    from mconv.convert.hub.sources import download, parse_source
 
     source = None if path.exists() else parse_source(str(path))
     return path if source is None else download(source)

@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from convert.console import note
-from convert.hub.patience import Patience
+from mconv.convert.cli.console import note
+from mconv.convert.hub.patience import Patience
 
 if TYPE_CHECKING:
     import httpx2

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from convert.console import disk_error
-from convert.errors import MconvError, PublishError, SourceError
+from mconv.convert.cli.console import disk_error
+from mconv.convert.errors import MconvError, PublishError, SourceError
 
 # Access tokens of users and organizations, which begin in small letters (HF_HUB_OFFLINE is none), and what follows the
 # word that carries one.

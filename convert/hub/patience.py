@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
-from convert.console import note
-from convert.hub.errors import innermost, reason
+from mconv.convert.cli.console import note
+from mconv.convert.hub.errors import innermost, reason
 
 T = TypeVar("T")
 

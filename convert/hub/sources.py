@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.console import format_bytes, note
-from convert.errors import DiskError, SourceError
-from convert.hub.client import hub_client
-from convert.hub.errors import explain
-from convert.hub.patience import Patience, persist
-from convert.layouts.companions import CARD_FILES, CONFIG, GENERATION, TOKENIZER_FILES
+from mconv.convert.cli.console import format_bytes, note
+from mconv.convert.errors import DiskError, SourceError
+from mconv.convert.hub.client import hub_client
+from mconv.convert.hub.errors import explain
+from mconv.convert.hub.patience import Patience, persist
+from mconv.convert.layouts.hf.sidecars import CARD_FILES, CONFIG, GENERATION, TOKENIZER_FILES
 
 # A name has letters, digits, and single dots, dashes and underscores between them (huggingface_hub's
 # utils/_validators.py). What follows @ is a branch, a tag, a pull request or a commit.
@@ -68,7 +68,7 @@ def download_card(source: HubSource) -> Path:
         the snapshot's folder, which is named by its commit; the card may be missing there.
 
     Raises:
-        PublishError, SourceError: see `convert.hub.errors.explain`.
+        PublishError, SourceError: see `mconv.convert.hub.errors.explain`.
     """
     return _fetch(source, ("README.md",), check=False)
 

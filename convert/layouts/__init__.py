@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convert.errors import SourceError, UsageError
+from mconv.convert.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
-    from convert.checkpoint import Checkpoint
+    from mconv.convert.model.checkpoint import Checkpoint
 
 
 def open_checkpoint(path: Path, hf_config: Path | None = None) -> tuple[str, Checkpoint]:
@@ -24,9 +24,9 @@ def open_checkpoint(path: Path, hf_config: Path | None = None) -> tuple[str, Che
         SourceError, FormatError, MappingError: see `open_hf`, `open_megatron` and `open_gguf`.
         UsageError: `hf_config` for another layout than Megatron's.
     """
-    from convert.layouts.gguf_source import open_gguf
-    from convert.layouts.hf import open_hf
-    from convert.layouts.megatron import is_megatron, open_megatron
+    from mconv.convert.layouts.gguf.reader import open_gguf
+    from mconv.convert.layouts.hf.reader import open_hf
+    from mconv.convert.layouts.megatron.reader import is_megatron, open_megatron
 
     if not path.exists():
         raise SourceError(f"{path}: no such file or folder", "give a folder of a checkpoint, or a GGUF file")

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from convert.errors import SourceError
-from convert.tokenizer.vocabulary import TokenType, Vocabulary
+from mconv.convert.errors import SourceError
+from mconv.convert.tokenizer.vocabulary import TokenType, Vocabulary
 
 __all__ = ["TokenType", "Vocabulary", "read_vocabulary", "versioned_sentencepiece"]
 
@@ -30,19 +30,19 @@ def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
     """
     # Each reader is imported when it is needed: mistral-common alone takes a second.
     if (folder / "tekken.json").is_file() and not (folder / "tokenizer.json").is_file():
-        from convert.tokenizer.tekken import read_tekken
+        from mconv.convert.tokenizer.tekken import read_tekken
 
         return read_tekken(folder / "tekken.json", vocab_size)
     if (folder / "tokenizer.model").is_file():
-        from convert.tokenizer.sentencepiece import read_sentencepiece
+        from mconv.convert.tokenizer.sentencepiece import read_sentencepiece
 
         return read_sentencepiece(folder / "tokenizer.model", vocab_size)
     if (folder / "tokenizer.json").is_file():
-        from convert.tokenizer.bpe import read_tokenizer_json
+        from mconv.convert.tokenizer.bpe import read_tokenizer_json
 
         return read_tokenizer_json(folder / "tokenizer.json", vocab_size)
     if (versioned := versioned_sentencepiece(folder)) is not None:
-        from convert.tokenizer.sentencepiece import read_sentencepiece
+        from mconv.convert.tokenizer.sentencepiece import read_sentencepiece
 
         return read_sentencepiece(versioned, vocab_size)
     raise SourceError(

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.documents import member, read_object_if_any
-from convert.errors import FormatError
-from convert.tokenizer.vocabulary import TokenType, check_token_id
+from mconv.convert.documents import member, read_object_if_any
+from mconv.convert.errors import FormatError
+from mconv.convert.tokenizer.vocabulary import TokenType, check_token_id
 
 _CONFIG = "tokenizer_config.json"
 

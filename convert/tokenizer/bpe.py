@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from convert.documents import member, read_object, read_object_if_any
-from convert.errors import FormatError, SourceError
-from convert.tokenizer.added import AddedToken, added_token, named_special_tokens, read_added_tokens
-from convert.tokenizer.pretokenizer import TAKES_WHOLE_WORDS, name_pre_tokenizer
-from convert.tokenizer.special import read_special
-from convert.tokenizer.template import read_chat_templates
-from convert.tokenizer.vocabulary import TokenType, Vocabulary, check_token_id, unused_token
+from mconv.convert.documents import member, read_object, read_object_if_any
+from mconv.convert.errors import FormatError, SourceError
+from mconv.convert.tokenizer.added import AddedToken, added_token, named_special_tokens, read_added_tokens
+from mconv.convert.tokenizer.pretokenizer import TAKES_WHOLE_WORDS, name_pre_tokenizer
+from mconv.convert.tokenizer.special import read_special
+from mconv.convert.tokenizer.template import read_chat_templates
+from mconv.convert.tokenizer.vocabulary import TokenType, Vocabulary, check_token_id, unused_token
 
 _FILE = "tokenizer.json"
 # What llama.cpp's converter gives tokens that no merging makes; nothing reads it.

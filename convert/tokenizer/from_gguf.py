@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from convert.errors import FormatError, SourceError
-from convert.metadata import Metadata
-from convert.tokenizer.template import plain_name
-from convert.tokenizer.vocabulary import NAMES_OF_SPECIAL_IDS, TokenType, Vocabulary
+from mconv.convert.errors import FormatError, SourceError
+from mconv.convert.model.metadata import Metadata
+from mconv.convert.tokenizer.template import plain_name
+from mconv.convert.tokenizer.vocabulary import NAMES_OF_SPECIAL_IDS, TokenType, Vocabulary
 
 _PREFIX = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"

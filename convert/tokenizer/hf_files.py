@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from convert.tokenizer.pretokenizer import TAKES_WHOLE_WORDS, pre_tokenizer_named
-from convert.tokenizer.sentencepiece import ADDED_SCORE, write_sentencepiece
-from convert.tokenizer.vocabulary import TokenType, Vocabulary
+from mconv.convert.tokenizer.pretokenizer import TAKES_WHOLE_WORDS, pre_tokenizer_named
+from mconv.convert.tokenizer.sentencepiece import ADDED_SCORE, write_sentencepiece
+from mconv.convert.tokenizer.vocabulary import TokenType, Vocabulary
 
 _SPACE = "\u2581"
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "mask")

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from convert.documents import member
-from convert.errors import FormatError, SourceError
+from mconv.convert.documents import member
+from mconv.convert.errors import FormatError, SourceError
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"

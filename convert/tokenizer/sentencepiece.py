@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convert.documents import read_object_if_any
-from convert.errors import FormatError, SourceError
-from convert.tokenizer.added import AddedToken, read_added_tokens
-from convert.tokenizer.protobuf import read_fields, write_fields
-from convert.tokenizer.special import read_special
-from convert.tokenizer.template import read_chat_templates
-from convert.tokenizer.vocabulary import TokenType, Vocabulary, check_token_id, unused_token
+from mconv.convert.documents import read_object_if_any
+from mconv.convert.errors import FormatError, SourceError
+from mconv.convert.tokenizer.added import AddedToken, read_added_tokens
+from mconv.convert.tokenizer.protobuf import read_fields, write_fields
+from mconv.convert.tokenizer.special import read_special
+from mconv.convert.tokenizer.template import read_chat_templates
+from mconv.convert.tokenizer.vocabulary import TokenType, Vocabulary, check_token_id, unused_token
 
 _UNUSED_SCORE = -10000.0
 ADDED_SCORE = -1000.0

@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from convert.documents import member, read_object_if_any
-from convert.errors import FormatError
+from mconv.convert.documents import member, read_object_if_any
+from mconv.convert.errors import FormatError
 
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "mask")
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convert.documents import read_object
-from convert.errors import FormatError
-from convert.tokenizer.template import read_chat_templates
-from convert.tokenizer.vocabulary import TokenType, Vocabulary, check_token_id, unused_token
+from mconv.convert.documents import read_object
+from mconv.convert.errors import FormatError
+from mconv.convert.tokenizer.template import read_chat_templates
+from mconv.convert.tokenizer.vocabulary import TokenType, Vocabulary, check_token_id, unused_token
 
 if TYPE_CHECKING:
     from mistral_common.tokens.tokenizers.tekken import Tekkenizer

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from convert.documents import read_object_if_any, read_text
-from convert.errors import FormatError
+from mconv.convert.documents import read_object_if_any, read_text
+from mconv.convert.errors import FormatError
 
 
 def read_chat_templates(folder: Path) -> dict[str, str]:

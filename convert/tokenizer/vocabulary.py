@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from convert.errors import FormatError
-from convert.metadata import Metadata, ValueType, array, boolean, string, uint32
+from mconv.convert.errors import FormatError
+from mconv.convert.model.metadata import Metadata, ValueType, array, boolean, string, uint32
 
 TEKKEN_FILE = "tekken.json"
 NAMES_OF_SPECIAL_IDS = {

@@ -11,7 +11,7 @@ from importlib import import_module
 
 import numpy as np
 
-from convert.types import BlockType
+from mconv.convert.tensors.block_types import BlockType
 
 SUPPORTED = frozenset({"Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q8_0", "Q5_0", "Q5_1", "IQ4_NL"})
 """The names of the block types that have a kernel."""
@@ -76,6 +76,6 @@ def _kernel(type_name: str) -> Callable[..., None]:
         raise KeyError(type_name)
     with _compiling:
         if type_name not in _kernels:
-            compile_kernel = import_module("quantize.kernels.jit").compile_kernel
-            _kernels[type_name] = compile_kernel(import_module(f"quantize.kernels.{type_name.lower()}").kernel)
+            compile_kernel = import_module("mconv.quantize.kernels.jit").compile_kernel
+            _kernels[type_name] = compile_kernel(import_module(f"mconv.quantize.kernels.{type_name.lower()}").kernel)
         return _kernels[type_name]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import jit
-from .lanes import (
+from mconv.quantize.kernels.jit import jit
+from mconv.quantize.kernels.lanes import (
     Buffer,
     Floats,
     absolute,
@@ -23,7 +23,7 @@ from .lanes import (
     sqrt,
     to_float,
 )
-from .rounding import MAGIC, MAGIC_BITS, ONE, ZERO, clamp, nearest
+from mconv.quantize.kernels.rounding import MAGIC, MAGIC_BITS, ONE, ZERO, clamp, nearest
 
 _EXACT = np.float32(4194303)  # below it, `MAGIC` rounding is plain rounding
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .affine import importance, search_affine
-from .jit import jit
-from .lanes import (
+from mconv.quantize.kernels.affine import importance, search_affine
+from mconv.quantize.kernels.jit import jit
+from mconv.quantize.kernels.lanes import (
     Buffer,
     Floats,
     absolute,
@@ -24,9 +24,9 @@ from .lanes import (
     sqrt,
     to_float,
 )
-from .memory import F32_KIND, Places, load
-from .positive import search_positive
-from .rounding import ZERO, clamp, dword, half_bits, half_value, nearest
+from mconv.quantize.kernels.memory import F32_KIND, Places, load
+from mconv.quantize.kernels.positive import search_positive
+from mconv.quantize.kernels.rounding import ZERO, clamp, dword, half_bits, half_value, nearest
 
 SUPER_BLOCK = 256
 HEADER = 4  # dwords

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import jit
-from .lanes import Buffer, Floats, f32_buffer, fill
-from .memory import Places, load
-from .rounding import ZERO
+from mconv.quantize.kernels.jit import jit
+from mconv.quantize.kernels.lanes import Buffer, Floats, f32_buffer, fill
+from mconv.quantize.kernels.memory import Places, load
+from mconv.quantize.kernels.rounding import ZERO
 
 BLOCK = 32
 

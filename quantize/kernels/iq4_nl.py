@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .affine import importance
-from .lanes import WIDTH, f32_buffer, fill, i32_buffer, select
-from .memory import F32_KIND, KIND_BYTES, load, new_places, set_places, store, store_half
-from .nonlinear import BLOCK, nearest_index, search_nonlinear
-from .rounding import ONE, ZERO, dword, half_bits
+from mconv.quantize.kernels.affine import importance
+from mconv.quantize.kernels.lanes import WIDTH, f32_buffer, fill, i32_buffer, select
+from mconv.quantize.kernels.memory import F32_KIND, KIND_BYTES, load, new_places, set_places, store, store_half
+from mconv.quantize.kernels.nonlinear import BLOCK, nearest_index, search_nonlinear
+from mconv.quantize.kernels.rounding import ONE, ZERO, dword, half_bits
 
 _BYTES = 18
 

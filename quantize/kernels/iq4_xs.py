@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from .affine import importance
-from .jit import jit
-from .lanes import WIDTH, Buffer, absolute, f32_buffer, fill, i32_buffer, part, select, to_float
-from .memory import F32_KIND, KIND_BYTES, Places, load, new_places, set_places, store
-from .nonlinear import BLOCK, nearest_index, search_nonlinear
-from .rounding import ONE, ZERO, clamp, dword, half_bits, nearest
+from mconv.quantize.kernels.affine import importance
+from mconv.quantize.kernels.jit import jit
+from mconv.quantize.kernels.lanes import WIDTH, Buffer, absolute, f32_buffer, fill, i32_buffer, part, select, to_float
+from mconv.quantize.kernels.memory import F32_KIND, KIND_BYTES, Places, load, new_places, set_places, store
+from mconv.quantize.kernels.nonlinear import BLOCK, nearest_index, search_nonlinear
+from mconv.quantize.kernels.rounding import ONE, ZERO, clamp, dword, half_bits, nearest
 
 _SUPER_BLOCK = 256
 _BLOCKS = 8

@@ -19,7 +19,7 @@ _config: Any = config
 # No fast-math flag for a kernel, ever: LLVM must keep each float32 operation and its order (see docs/kernels.md).
 _OPTIONS = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
-# rows, kind, blocks, blocks a row, importance (or 0), out: addresses and counts, see `quantize.kernels.quantize_rows`.
+# rows, kind, blocks, blocks a row, importance (or 0), out: addresses and counts, see `kernels.quantize_rows`.
 _SIGNATURE = types.void(types.intp, types.intp, types.intp, types.intp, types.intp, types.intp)
 
 jit: Any = _njit(no_cpython_wrapper=True, **_OPTIONS)

@@ -23,7 +23,7 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing import templates
 from numba.extending import models, register_model
 
-from .jit import intrinsic
+from mconv.quantize.kernels.jit import intrinsic
 
 # Two registers a value: enough independent work to hide the latency of in-order sums, few enough to stay in registers.
 WIDTH = 32 if llvm.get_host_cpu_features().get("avx512f") else 16

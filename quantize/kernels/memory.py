@@ -12,8 +12,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from .jit import intrinsic, jit
-from .lanes import WIDTH, Buffer
+from mconv.quantize.kernels.jit import intrinsic, jit
+from mconv.quantize.kernels.lanes import WIDTH, Buffer
 
 Places: TypeAlias = Any
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import jit
-from .lanes import Buffer, Floats, Ints, absolute, f32_buffer, fill, select
-from .rounding import NOTHING, ONE, ZERO
+from mconv.quantize.kernels.jit import jit
+from mconv.quantize.kernels.lanes import Buffer, Floats, Ints, absolute, f32_buffer, fill, select
+from mconv.quantize.kernels.rounding import NOTHING, ONE, ZERO
 
 BLOCK = 32
 VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)

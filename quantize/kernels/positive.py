@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import jit
-from .lanes import Buffer, Floats, any_lane, fill, select, to_float
-from .rounding import NOTHING, ONE, ZERO, nearest
+from mconv.quantize.kernels.jit import jit
+from mconv.quantize.kernels.lanes import Buffer, Floats, any_lane, fill, select, to_float
+from mconv.quantize.kernels.rounding import NOTHING, ONE, ZERO, nearest
 
 _TOP = 63
 _TRIALS = np.array([np.float32(0.1) * np.float32(i) + np.float32(_TOP) for i in range(-4, 5) if i], np.float32)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from .affine import importance
-from .five_bits import BLOCK, pack_five_bits, row_variance
-from .jit import jit
-from .lanes import WIDTH, Buffer, Floats, absolute, f32_buffer, fill, i32_buffer, select
-from .memory import F32_KIND, KIND_BYTES, load, new_places, set_places, store, store_half
-from .rounding import ONE, ZERO, clamp, dword, half_bits, nearest, toward_zero
-from .symmetric import search_symmetric, trial_tops
+from mconv.quantize.kernels.affine import importance
+from mconv.quantize.kernels.five_bits import BLOCK, pack_five_bits, row_variance
+from mconv.quantize.kernels.jit import jit
+from mconv.quantize.kernels.lanes import WIDTH, Buffer, Floats, absolute, f32_buffer, fill, i32_buffer, select
+from mconv.quantize.kernels.memory import F32_KIND, KIND_BYTES, load, new_places, set_places, store, store_half
+from mconv.quantize.kernels.rounding import ONE, ZERO, clamp, dword, half_bits, nearest, toward_zero
+from mconv.quantize.kernels.symmetric import search_symmetric, trial_tops
 
 _BYTES = 22
 _TOP = 16

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from .affine import importance, search_affine, trial_tops
-from .five_bits import BLOCK, pack_five_bits, row_variance
-from .jit import jit
-from .lanes import WIDTH, Buffer, f32_buffer, fill, i32_buffer, part, select
-from .memory import F32_KIND, KIND_BYTES, load, new_places, set_places, store
-from .rounding import ONE, ZERO, clamp, dword, half_bits, nearest, toward_zero
+from mconv.quantize.kernels.affine import importance, search_affine, trial_tops
+from mconv.quantize.kernels.five_bits import BLOCK, pack_five_bits, row_variance
+from mconv.quantize.kernels.jit import jit
+from mconv.quantize.kernels.lanes import WIDTH, Buffer, f32_buffer, fill, i32_buffer, part, select
+from mconv.quantize.kernels.memory import F32_KIND, KIND_BYTES, load, new_places, set_places, store
+from mconv.quantize.kernels.rounding import ONE, ZERO, clamp, dword, half_bits, nearest, toward_zero
 
 _BYTES = 24
 _TOP = 31

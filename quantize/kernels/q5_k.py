@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .affine import trial_tops
-from .affine_k import HEADER, SUPER_BLOCK, fit_affine_k
-from .lanes import WIDTH, f32_buffer, fill, i32_buffer, part
-from .memory import KIND_BYTES, load, new_places, set_places, store
+from mconv.quantize.kernels.affine import trial_tops
+from mconv.quantize.kernels.affine_k import HEADER, SUPER_BLOCK, fit_affine_k
+from mconv.quantize.kernels.lanes import WIDTH, f32_buffer, fill, i32_buffer, part
+from mconv.quantize.kernels.memory import KIND_BYTES, load, new_places, set_places, store
 
 _TOP = 31
 _CAP = np.int64(63)  # not a literal, for which Numba would compile `fit_affine_k` once more

@@ -7,11 +7,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import jit
-from .lanes import WIDTH, Buffer, Ints, absolute, any_lane, f32_buffer, fill, i32_buffer, part, select, to_float
-from .memory import F32_KIND, KIND_BYTES, Places, load, new_places, set_places, store, store_half
-from .rounding import NOTHING, ONE, ZERO, clamp, dword, half_bits, half_value, nearest
-from .symmetric import search_symmetric, trial_tops
+from mconv.quantize.kernels.jit import jit
+from mconv.quantize.kernels.lanes import (
+    WIDTH,
+    Buffer,
+    Ints,
+    absolute,
+    any_lane,
+    f32_buffer,
+    fill,
+    i32_buffer,
+    part,
+    select,
+    to_float,
+)
+from mconv.quantize.kernels.memory import F32_KIND, KIND_BYTES, Places, load, new_places, set_places, store, store_half
+from mconv.quantize.kernels.rounding import NOTHING, ONE, ZERO, clamp, dword, half_bits, half_value, nearest
+from mconv.quantize.kernels.symmetric import search_symmetric, trial_tops
 
 _SUPER_BLOCK = 256
 _BLOCKS = 16

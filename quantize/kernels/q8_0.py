@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .lanes import WIDTH, absolute, f32_buffer, fill, i32_buffer, select
-from .memory import KIND_BYTES, load, new_places, set_places, store, store_half
-from .rounding import ONE, ZERO, dword, half_bits, nearest_away
+from mconv.quantize.kernels.lanes import WIDTH, absolute, f32_buffer, fill, i32_buffer, select
+from mconv.quantize.kernels.memory import KIND_BYTES, load, new_places, set_places, store, store_half
+from mconv.quantize.kernels.rounding import ONE, ZERO, dword, half_bits, nearest_away
 
 _BLOCK = 32
 _BYTES = 34

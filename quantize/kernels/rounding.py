@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import jit
-from .lanes import Buffer, Floats, Ints, absolute, bits, fill, from_bits, select, to_float, truncate
+from mconv.quantize.kernels.jit import jit
+from mconv.quantize.kernels.lanes import (
+    Buffer,
+    Floats,
+    Ints,
+    absolute,
+    bits,
+    fill,
+    from_bits,
+    select,
+    to_float,
+    truncate,
+)
 
 ZERO = np.float32(0)
 ONE = np.float32(1)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import jit
-from .lanes import Buffer, absolute, bits, f32_buffer, fill, from_bits, select
-from .rounding import MAGIC, MAGIC_BITS, NOTHING, ZERO, clamp
+from mconv.quantize.kernels.jit import jit
+from mconv.quantize.kernels.lanes import Buffer, absolute, bits, f32_buffer, fill, from_bits, select
+from mconv.quantize.kernels.rounding import MAGIC, MAGIC_BITS, NOTHING, ZERO, clamp
 
 
 def trial_tops(top: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-from convert.commands import find_commands
+from mconv.convert.cli.commands import find_commands
 
 
 def commands() -> Iterator[click.Command]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from release.commands.shared import (
+from mconv.release.commands.shared import (
     dry_run_option,
     folder_option,
     json_option,
@@ -35,7 +35,7 @@ def command(recipe: Path, folder: Path | None, threads: int | None, dry_run: boo
       mrelease build tiny-mistral.toml
     """
     if dry_run:
-        from release.overview import overview
+        from mconv.release.overview import overview
 
         report_overview(overview(looking(recipe, folder, threads)), as_json)
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from release.commands.shared import (
+from mconv.release.commands.shared import (
     accept_option,
     fail_on_gates,
     folder_option,

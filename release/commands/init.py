@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from convert.console import note
-from convert.options import hf_config_option, path_type
+from mconv.convert.cli.console import note
+from mconv.convert.cli.options import hf_config_option, path_type
 
 
 @click.command("init")
@@ -26,7 +26,7 @@ def command(source: str, recipe: Path | None, texts: tuple[Path, ...], hf_config
       mrelease init examples/tiny-mistral --text eval.txt
       mrelease init mistralai/Mistral-7B-Instruct-v0.3 mistral-7b.toml
     """
-    from release.first_draft import draft_recipe, write_new
+    from mconv.release.first_draft import draft_recipe, write_new
 
     path, text = draft_recipe(source, recipe, hf_config, texts)
     write_new(path, text)

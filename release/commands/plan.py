@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from release.commands.shared import (
+from mconv.release.commands.shared import (
     folder_option,
     json_option,
     looking,
@@ -28,6 +28,6 @@ def command(recipe: Path, folder: Path | None, threads: int | None, as_json: boo
     Example:
       mrelease plan tiny-mistral.toml
     """
-    from release.overview import overview
+    from mconv.release.overview import overview
 
     report_overview(overview(looking(recipe, folder, threads)), as_json)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from convert.console import emit_json, emit_table
-from convert.errors import UsageError, ValidationError
-from release.commands.shared import (
+from mconv.convert.cli.console import emit_json, emit_table
+from mconv.convert.errors import UsageError, ValidationError
+from mconv.release.commands.shared import (
     accept_option,
     fail_on_gates,
     folder_option,
@@ -20,9 +20,9 @@ from release.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from release.project import Project
-    from release.publish import Publication, Way
-    from release.work import Work
+    from mconv.release.project import Project
+    from mconv.release.publish.publish import Publication, PublishOptions
+    from mconv.release.release import Release
 
 delete_option = click.option(
     "--delete-others", is_flag=True, help="Delete what the repository has besides the release, but .gitattributes."
@@ -65,15 +65,15 @@ def command(
       mrelease publish tiny-mistral.toml --dry-run
       mrelease publish build/tiny-mistral --repo rosa/tiny-mistral-GGUF --public --tag v1.0
     """
-    from release.publish import Way
+    from mconv.release.publish.publish import PublishOptions
 
-    way = Way(pull_request=not no_pr, delete_others=delete_others, dry_run=dry_run)
+    options = PublishOptions(pull_request=not no_pr, delete_others=delete_others, dry_run=dry_run)
     if target.is_dir():
         _refuse("of a FOLDER", folder=folder, accept_failed_gates=accepted)
-        publication = _publish_folder(target, repo, private, tag, way)
+        publication = _publish_folder(target, repo, private, tag, options)
     else:
         _refuse("of a recipe, which says it", repo=repo, private=private, tag=tag)
-        publication = _publish_recipe(target, folder, accepted, way)
+        publication = _publish_recipe(target, folder, accepted, options)
     report(publication, dry_run=dry_run, as_json=as_json)
 
 
@@ -84,9 +84,11 @@ def _refuse(of_what: str, **options: object) -> None:
             raise UsageError(f"--{option} is no option {of_what}", f"leave --{option} out")
 
 
-def _publish_folder(folder: Path, repo: str | None, private: bool | None, tag: str | None, way: Way) -> Publication:
-    from release.gatekeeping import require_finished, unaccepted_gates
-    from release.publish import publish_folder
+def _publish_folder(
+    folder: Path, repo: str | None, private: bool | None, tag: str | None, options: PublishOptions
+) -> Publication:
+    from mconv.release.gatekeeping import require_finished, unaccepted_gates
+    from mconv.release.publish.publish import publish_folder
 
     if repo is None:
         raise UsageError(f"{folder} is a folder, and says nothing of a repository", "give --repo ORG/NAME")
@@ -97,19 +99,19 @@ def _publish_folder(folder: Path, repo: str | None, private: bool | None, tag: s
             f"{folder}: {failed[0]['file']}: {failed[0]['gate']} fails: {failed[0]['what']}",
             "publish it by its recipe, with --accept-failed-gates REASON",
         )
-    return publish_folder(folder, repo, private=private is not False, tag=tag, way=way)
+    return publish_folder(folder, repo, private=private is not False, tag=tag, options=options)
 
 
-def _publish_recipe(recipe: Path, folder: Path | None, accepted: str | None, way: Way) -> Publication:
-    if way.dry_run:
+def _publish_recipe(recipe: Path, folder: Path | None, accepted: str | None, options: PublishOptions) -> Publication:
+    if options.dry_run:
         work = looking(recipe, folder, None)
         fail_on_gates(work.require_checked(), accepted)
-        return publish(work, accepted, way)
+        return publish(work, accepted, options)
     with working(recipe, folder, None) as work:
         fail_on_gates(work.require_checked(), accepted)
         work.check(accepted)
     # Publishing locks the folder for itself.
-    return publish(work, accepted, way)
+    return publish(work, accepted, options)
 
 
 def repository_of(project: Project) -> str:
@@ -123,14 +125,14 @@ def repository_of(project: Project) -> str:
     return project.recipe.repository
 
 
-def publish(work: Work, accepted: str | None, way: Way) -> Publication:
+def publish(work: Release, accepted: str | None, options: PublishOptions) -> Publication:
     """Publish a release that is finished.
 
     Raises:
         UsageError: the recipe names no repository, or the release is not finished.
         PublishError: see `publish_folder`.
     """
-    from release.publish import publish_folder
+    from mconv.release.publish.publish import publish_folder
 
     recipe = work.project.recipe
     return publish_folder(
@@ -138,7 +140,7 @@ def publish(work: Work, accepted: str | None, way: Way) -> Publication:
         repository_of(work.project),
         private=recipe.private,
         tag=recipe.tag,
-        way=way,
+        options=options,
         expected=work.files(accepted),
     )
 

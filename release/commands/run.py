@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from release.commands.publish import delete_option, no_pr_option, publish, report, repository_of
-from release.commands.shared import (
+from mconv.release.commands.publish import delete_option, no_pr_option, publish, report, repository_of
+from mconv.release.commands.shared import (
     accept_option,
     dry_run_option,
     fail_on_gates,
@@ -47,16 +47,16 @@ def command(
       mrelease run tiny-mistral.toml
     """
     if dry_run:
-        from release.overview import overview
+        from mconv.release.overview import overview
 
         report_overview(overview(looking(recipe, folder, threads)), as_json)
         return
-    from release.publish import Way
+    from mconv.release.publish.publish import PublishOptions
 
     with working(recipe, folder, threads) as work:
         # Not after hours of building.
         repository_of(work.project)
         work.build()
         fail_on_gates(work.check(accepted), accepted)
-    way = Way(pull_request=not no_pr, delete_others=delete_others)
-    report(publish(work, accepted, way), dry_run=False, as_json=as_json)
+    options = PublishOptions(pull_request=not no_pr, delete_others=delete_others)
+    report(publish(work, accepted, options), dry_run=False, as_json=as_json)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convert.console import emit_json, emit_table, format_bytes
-from convert.errors import ValidationError
-from convert.options import json_option, path_type, threads_option
+from mconv.convert.cli.console import emit_json, emit_table, format_bytes
+from mconv.convert.cli.options import json_option, path_type, threads_option
+from mconv.convert.errors import ValidationError
 
 if TYPE_CHECKING:
-    from release.files import FileDigest
-    from release.overview import Overview
-    from release.work import Work
+    from mconv.release.files import FileDigest
+    from mconv.release.overview import Overview
+    from mconv.release.release import Release
 
 __all__ = ["json_option", "path_type", "threads_option"]
 
@@ -46,21 +46,21 @@ accept_option = click.option(
 
 
 @contextmanager
-def working(recipe: Path, folder: Path | None, threads: int | None) -> Iterator[Work]:
+def working(recipe: Path, folder: Path | None, threads: int | None) -> Iterator[Release]:
     """The release of a recipe, for this command alone."""
-    from convert.threads import default_threads
-    from release.project import open_project
-    from release.work import open_work
+    from mconv.convert.engine.threads import default_threads
+    from mconv.release.project import open_project
+    from mconv.release.release import open_work
 
     with open_work(open_project(recipe, folder), threads or default_threads()) as work:
         yield work
 
 
-def looking(recipe: Path, folder: Path | None, threads: int | None) -> Work:
+def looking(recipe: Path, folder: Path | None, threads: int | None) -> Release:
     """The release of a recipe as it stands."""
-    from convert.threads import default_threads
-    from release.project import open_project
-    from release.work import look_at
+    from mconv.convert.engine.threads import default_threads
+    from mconv.release.project import open_project
+    from mconv.release.release import look_at
 
     return look_at(open_project(recipe, folder), threads or default_threads())
 
@@ -93,7 +93,7 @@ def report_overview(found: Overview, as_json: bool) -> None:
     )
 
 
-def report_files(work: Work, files: Mapping[str, FileDigest], as_json: bool) -> None:
+def report_files(work: Release, files: Mapping[str, FileDigest], as_json: bool) -> None:
     """Print the files that are there."""
     if as_json:
         rows = [
@@ -114,7 +114,7 @@ def fail_on_gates(report: Mapping[str, Any], accepted: str | None) -> None:
     Raises:
         ValidationError: names the first.
     """
-    from release.checking import failed_gates
+    from mconv.release.checking import failed_gates
 
     failed = failed_gates(report)
     if failed and accepted is None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from convert.console import emit_json, emit_table
-from validate.commands.shared import (
+from mconv.convert.cli.console import emit_json, emit_table
+from mconv.validate.commands.shared import (
     artifacts_argument,
     fail_on_findings,
     hf_config_option,
@@ -20,7 +20,7 @@ from validate.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from validate.generation.answers import Answer
+    from mconv.validate.generation.answers import Answer
 
 
 @click.command("generate")
@@ -66,8 +66,8 @@ def command(
       mval generate model-Q4_K_M.gguf --prompt "What is the capital of France?"
       mval generate model-*.gguf --reference model/ --prompt "Once upon a time" --samples 4 --json
     """
-    from validate.generation.answers import answer_prompts
-    from validate.models.model import check_models
+    from mconv.inference.model import check_models
+    from mconv.validate.generation.answers import answer_prompts
 
     check_models((*artifacts, *((reference,) if reference else ())), hf_config)
     answers = answer_prompts(

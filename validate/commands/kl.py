@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from convert.console import emit_json, emit_table
-from convert.errors import UsageError
-from validate.commands.shared import (
+from mconv.convert.cli.console import emit_json, emit_table
+from mconv.convert.errors import UsageError
+from mconv.validate.commands.shared import (
     DEFAULT_CONTEXT,
     artifacts_argument,
     chunks_option,
@@ -26,9 +26,9 @@ from validate.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from validate.divergence.result import Divergence
-    from validate.models.logits_file import LogitsFile
-    from validate.models.model import LanguageModel
+    from mconv.inference.model import LanguageModel
+    from mconv.validate.divergence.logits_file import LogitsFile
+    from mconv.validate.divergence.result import Divergence
 
 
 @click.command("kl")
@@ -74,9 +74,9 @@ def command(
       mval kl model-Q4_K_M.gguf --reference model-BF16.gguf --text prose.txt --text code.txt --json
       mval kl model-Q4_K_M.gguf --reference base.kld
     """
-    from validate.divergence.lockstep import measure_divergence
-    from validate.models.logits_file import LogitsFile, is_logits_file
-    from validate.models.model import check_models, open_model
+    from mconv.inference.model import check_models, open_model
+    from mconv.validate.divergence.lockstep import measure_divergence
+    from mconv.validate.divergence.logits_file import LogitsFile, is_logits_file
 
     stored = is_logits_file(reference)
     _check_options(stored, texts, ctx, save_logits)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from convert.console import emit_json, emit_table
-from validate.commands.shared import (
+from mconv.convert.cli.console import emit_json, emit_table
+from mconv.validate.commands.shared import (
     DEFAULT_CONTEXT,
     artifacts_argument,
     chunks_option,
@@ -26,8 +26,8 @@ from validate.commands.shared import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from validate.divergence.perplexity import Perplexity, PerplexityResult
-    from validate.models.model import LanguageModel
+    from mconv.inference.model import LanguageModel
+    from mconv.validate.divergence.perplexity import Perplexity, PerplexityResult
 
 
 @click.command("perplexity")
@@ -56,8 +56,8 @@ def command(
       mval perplexity model-Q4_K_M.gguf --text wiki.test.raw
       mval perplexity model-*.gguf model/ --text prose.txt --text code.txt --chunks 20 --json
     """
-    from validate.models.chunks import read_text
-    from validate.models.model import check_models
+    from mconv.inference.chunks import read_text
+    from mconv.inference.model import check_models
 
     contents = {text: read_text(text) for text in texts}
     check_models(artifacts, hf_config)
@@ -76,9 +76,9 @@ def _measure_file(
     file: Path, contents: dict[Path, str], ctx: int, limit: int | None, hf_config: Path | None, threads: int | None
 ) -> Iterator[PerplexityResult]:
     """One result a text."""
-    from validate.divergence.perplexity import PerplexityResult
-    from validate.models.chunks import cut, with_bos
-    from validate.models.model import open_model
+    from mconv.inference.chunks import cut, with_bos
+    from mconv.inference.model import open_model
+    from mconv.validate.divergence.perplexity import PerplexityResult
 
     began = time.perf_counter()
     with open_model(file, threads, hf_config) as model:
@@ -110,9 +110,9 @@ def _print(results: list[PerplexityResult]) -> None:
 
 
 def _measure(model: LanguageModel, chunks: np.ndarray) -> Perplexity:
-    from validate.divergence.perplexity import perplexity
-    from validate.models.chunks import scored_per_chunk
-    from validate.models.progress import token_progress
+    from mconv.inference.chunks import scored_per_chunk
+    from mconv.inference.progress import token_progress
+    from mconv.validate.divergence.perplexity import perplexity
 
     count, length = chunks.shape
     with token_progress(count * scored_per_chunk(length), model.path.name) as bar:

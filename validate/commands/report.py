@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from convert.console import emit_json, emit_table, format_bytes, json_text, note
-from convert.errors import UsageError, ValidationError
-from validate.commands.shared import (
+from mconv.convert.cli.console import emit_json, emit_table, format_bytes, json_text, note
+from mconv.convert.errors import UsageError, ValidationError
+from mconv.validate.commands.shared import (
     DEFAULT_CONTEXT,
     artifacts_argument,
     chunks_option,
@@ -24,7 +24,7 @@ from validate.commands.shared import (
     text_option,
     threads_option,
 )
-from validate.findings import CHECKS
+from mconv.validate.findings import CHECKS
 
 _COLUMNS = ("file", "type", "size", "bits/weight", "perplexity", "mean KL", "99.9 %", "same top")
 
@@ -67,9 +67,9 @@ def command(
       mval report gguf/*.gguf --reference model/ --text prose.txt --text code.txt --html report.html
       mval report model-Q4_K_M.gguf --reference model/ --skip kl --skip perplexity --json -
     """
-    from validate.report.make import PROMPTS, Request, make_report
-    from validate.report.output import check_outputs, write_output
-    from validate.report.page import render_page
+    from mconv.validate.report.make import PROMPTS, Request, make_report
+    from mconv.validate.report.output import check_outputs, write_output
+    from mconv.validate.report.page import render_page
 
     skipped = tuple(name for word in skipped for name in word.split(","))
     for name in skipped:
@@ -115,7 +115,7 @@ def _json_file(report: dict[str, Any]) -> str:
 
 def _print(report: Mapping[str, Any]) -> None:
     """A row an artifact, then each gate that does not pass."""
-    from validate.report.summary import summarize, together
+    from mconv.validate.report.summary import summarize, together
 
     rows = summarize(report)
     emit_table(

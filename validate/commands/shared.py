@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convert.console import emit_table, note
-from convert.errors import ValidationError
-from convert.options import hf_config_option, json_option, path_type, threads_option
+from mconv.convert.cli.console import emit_table, note
+from mconv.convert.cli.options import hf_config_option, json_option, path_type, threads_option
+from mconv.convert.errors import ValidationError
 
 if TYPE_CHECKING:
-    from validate.findings import Finding
-    from validate.models.model import LanguageModel
+    from mconv.inference.model import LanguageModel
+    from mconv.validate.findings import Finding
 
 __all__ = ["hf_config_option", "json_option", "path_type", "threads_option"]
 
@@ -27,7 +27,7 @@ class _SourceType(click.Path):
     """A path, or ORGANIZATION/NAME[@REVISION] on the Hub, which becomes the folder in the Hub's cache."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from convert.hub import resolve_source
+        from mconv.convert.hub import resolve_source
 
         return resolve_source(Path(os.fsdecode(super().convert(value, param, ctx))))
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from convert.console import emit_json, emit_table
-from validate.commands.shared import (
+from mconv.convert.cli.console import emit_json, emit_table
+from mconv.validate.commands.shared import (
     artifacts_argument,
     fail_on_findings,
     hf_config_option,
@@ -19,7 +19,7 @@ from validate.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from validate.template.results import TemplateResult
+    from mconv.validate.template.results import TemplateResult
 
 
 @click.command("template")
@@ -37,8 +37,8 @@ def command(artifacts: tuple[Path, ...], reference: Path, hf_config: Path | None
       mval template model-Q4_K_M.gguf --reference Magistral-Small-2507
       mval template a.gguf b.gguf --reference model/ --json
     """
-    from validate.template.compare import compare_conversations
-    from validate.tokens.sources import open_sources
+    from mconv.validate.template.compare import compare_conversations
+    from mconv.validate.tokens.sources import open_sources
 
     *sources, original = open_sources((*artifacts, reference), hf_config)
     results = [compare_conversations(source, original) for source in sources]

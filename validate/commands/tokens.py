@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from convert.console import emit_json, emit_table
-from validate.commands.shared import (
+from mconv.convert.cli.console import emit_json, emit_table
+from mconv.validate.commands.shared import (
     artifacts_argument,
     fail_on_findings,
     hf_config_option,
@@ -19,7 +19,7 @@ from validate.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from validate.tokens.compare import TokensResult
+    from mconv.validate.tokens.compare import TokensResult
 
 
 @click.command("tokens")
@@ -40,8 +40,8 @@ def command(
       mval tokens model-Q4_K_M.gguf --reference Magistral-Small-2507
       mval tokens a.gguf b.gguf --reference model/ --text eval.txt --json
     """
-    from validate.tokens.compare import compare_tokenizers, text_group
-    from validate.tokens.sources import open_sources
+    from mconv.validate.tokens.compare import compare_tokenizers, text_group
+    from mconv.validate.tokens.sources import open_sources
 
     groups = [text_group(path) for path in texts]
     *sources, original = open_sources((*artifacts, reference), hf_config)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from convert.console import emit_json, emit_table, format_bytes
-from convert.errors import UsageError
-from validate.commands.shared import (
+from mconv.convert.cli.console import emit_json, emit_table, format_bytes
+from mconv.convert.errors import UsageError
+from mconv.validate.commands.shared import (
     artifacts_argument,
     fail_on_findings,
     hf_config_option,
@@ -21,7 +21,7 @@ from validate.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from validate.weights.result import WeightsResult
+    from mconv.validate.weights.result import WeightsResult
 
 
 @click.command("weights")
@@ -48,10 +48,10 @@ def command(
       mval weights model-Q4_K_M.gguf --reference Magistral-Small-2507
       mval weights model-*.gguf --reference model/ --imatrix imatrix.gguf --json
     """
-    from convert.layouts import open_checkpoint
-    from convert.layouts.megatron import is_megatron
-    from quantize.imatrix import read_imatrix
-    from validate.weights.compare import compare_weights
+    from mconv.convert.layouts import open_checkpoint
+    from mconv.convert.layouts.megatron.reader import is_megatron
+    from mconv.quantize.imatrix import read_imatrix
+    from mconv.validate.weights.compare import compare_weights
 
     for path in artifacts:
         path.stat()  # names the one that is missing, as any other error of the operating system does

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from validate.divergence.softmax import CACHED_LOGITS, softmax, softmax_of_normalized
+from mconv.validate.divergence.softmax import CACHED_LOGITS, softmax, softmax_of_normalized
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from validate.models.chunks import LogitBlock
+    from mconv.inference.chunks import LogitBlock
 
 LEAST = -16.0  # log-probability; what the reference holds less likely does not count
 

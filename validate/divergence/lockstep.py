@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from validate.divergence.comparison import compare
-from validate.divergence.result import Divergence
-from validate.divergence.tally import Tally
-from validate.findings import Finding
-from validate.models.chunks import LogitBlock, Schedule, cut, read_text, scored_per_chunk, with_bos
-from validate.models.logits_file import LogitsFile, LogitsWriter
-from validate.models.model import LanguageModel, LogitSource, common_vocabulary
-from validate.models.progress import token_progress
+from mconv.inference.chunks import LogitBlock, Schedule, cut, read_text, scored_per_chunk, with_bos
+from mconv.inference.model import LanguageModel, LogitSource, common_vocabulary
+from mconv.inference.progress import token_progress
+from mconv.validate.divergence.comparison import compare
+from mconv.validate.divergence.logits_file import LogitsFile, LogitsWriter
+from mconv.validate.divergence.result import Divergence
+from mconv.validate.divergence.tally import Tally
+from mconv.validate.findings import Finding
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from validate.divergence.softmax import CACHED_LOGITS, softmax
-from validate.divergence.statistics import mean_and_error
-from validate.findings import Finding
-from validate.models.chunks import Schedule
-from validate.models.model import LanguageModel
+from mconv.inference.chunks import Schedule
+from mconv.inference.model import LanguageModel
+from mconv.validate.divergence.softmax import CACHED_LOGITS, softmax
+from mconv.validate.divergence.statistics import mean_and_error
+from mconv.validate.findings import Finding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,7 +99,7 @@ def perplexity(model: LanguageModel, chunks: np.ndarray, progress: Callable[[int
 
     Args:
         model: what to run.
-        chunks: int32[chunks, length] from `validate.models.chunks.with_bos`.
+        chunks: int32[chunks, length] from `mconv.inference.chunks.with_bos`.
         progress: told after every block how many tokens it had, and the sums so far.
 
     Raises:

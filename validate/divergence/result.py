@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from validate.divergence.perplexity import Perplexity, exp
-from validate.divergence.statistics import Distribution
-from validate.findings import Finding
+from mconv.validate.divergence.perplexity import Perplexity, exp
+from mconv.validate.divergence.statistics import Distribution
+from mconv.validate.findings import Finding
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from validate.divergence.comparison import TokenScores
-from validate.divergence.perplexity import Perplexity
-from validate.divergence.result import Statistics
-from validate.divergence.statistics import Distribution, mean_and_error
-from validate.findings import Finding
+from mconv.validate.divergence.comparison import TokenScores
+from mconv.validate.divergence.perplexity import Perplexity
+from mconv.validate.divergence.result import Statistics
+from mconv.validate.divergence.statistics import Distribution, mean_and_error
+from mconv.validate.findings import Finding
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from validate.models.chunks import LogitBlock
+    from mconv.inference.chunks import LogitBlock
 
 
 class Tally:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.console import note
-from validate.findings import Finding
-from validate.generation.generate import Generation, generate
-from validate.models.model import LanguageModel, common_vocabulary, open_model
+from mconv.convert.cli.console import note
+from mconv.inference.model import LanguageModel, common_vocabulary, open_model
+from mconv.validate.findings import Finding
+from mconv.validate.generation.generate import Generation, generate
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from convert.errors import FormatError, UsageError
-from validate.findings import Finding, Severity
-from validate.generation.flags import find_flags
-from validate.generation.sampling import Choose, SamplingSettings, likeliest, recommended, sampler
-from validate.template.chat import render_chat
+from mconv.convert.errors import FormatError, UsageError
+from mconv.validate.findings import Finding, Severity
+from mconv.validate.generation.flags import find_flags
+from mconv.validate.generation.sampling import Choose, SamplingSettings, likeliest, recommended, sampler
+from mconv.validate.template.chat import render_chat
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from validate.models.model import LanguageModel, ReadOn
+    from mconv.inference.model import LanguageModel, ReadOn
 
 TEMPLATE_KEY = "tokenizer.chat_template"
 
@@ -63,7 +63,7 @@ class Generation:
             nothing was read back.
         finish_reason: `stop`: the model ended it; `length`: the limit did; `error`: the template failed, or the
             logits are not finite.
-        flags: see `validate.generation.flags`; and `template_error`, `not_finite`.
+        flags: see `mconv.validate.generation.flags`; and `template_error`, `not_finite`.
         error: what the template failed with, or None.
         seconds_to_first_token: reading the prompt and choosing the first token; None where there was no prompt.
         sampling: the settings that tokens were drawn with; None where each is the likeliest.

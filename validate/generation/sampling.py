@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from convert.metadata import Metadata
-from convert.provenance import SAMPLING
+from mconv.convert.model.metadata import Metadata
+from mconv.convert.model.provenance import SAMPLING
 
 if TYPE_CHECKING:
     import numpy as np

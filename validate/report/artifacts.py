@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.layouts import open_checkpoint
-from convert.layouts.gguf_split import read_gguf_model
-from convert.layouts.megatron import is_megatron
-from convert.tensors import Tensor, stored_bytes
-from quantize.filetypes import FileType
+from mconv.convert.containers.gguf_split import read_gguf_model
+from mconv.convert.layouts import open_checkpoint
+from mconv.convert.layouts.megatron.reader import is_megatron
+from mconv.convert.tensors.nodes import Tensor, stored_bytes
+from mconv.quantize.filetypes import FileType
 
 
 @dataclass(frozen=True)

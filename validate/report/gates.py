@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from convert.errors import UsageError
+from mconv.convert.errors import UsageError
 
 DEFAULT_GATES = Path(__file__).with_name("default_gates.toml")
 

@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convert.console import json_text
-from convert.errors import UsageError
-from convert.layouts import open_checkpoint
-from convert.layouts.megatron import is_megatron
-from quantize.imatrix import read_imatrix
-from validate.findings import CHECKS
-from validate.report.artifacts import describe_artifact
-from validate.report.gates import DEFAULT_GATES, apply_gates, read_gates
+from mconv.convert.cli.console import json_text
+from mconv.convert.errors import UsageError
+from mconv.convert.layouts import open_checkpoint
+from mconv.convert.layouts.megatron.reader import is_megatron
+from mconv.quantize.imatrix import read_imatrix
+from mconv.validate.findings import CHECKS
+from mconv.validate.report.artifacts import describe_artifact
+from mconv.validate.report.gates import DEFAULT_GATES, apply_gates, read_gates
 
 if TYPE_CHECKING:
-    from validate.divergence.perplexity import PerplexityResult
-    from validate.divergence.result import Divergence
+    from mconv.validate.divergence.perplexity import PerplexityResult
+    from mconv.validate.divergence.result import Divergence
 
 PROMPTS = ("What is the capital of France?", "Once upon a time")
 
@@ -61,7 +61,7 @@ def make_report(request: Request, gates: Path | None = None) -> dict[str, Any]:
     """Run the checks and hold what they found to the limits.
 
     Args:
-        gates: a file of limits, see `validate.report.gates`; the defaults where it is None.
+        gates: a file of limits, see `mconv.validate.report.gates`; the defaults where it is None.
 
     Returns:
         JSON-ready members, see docs/mval.md: `reference`, `artifacts`, `checks`, one member a check with its `results`,
@@ -103,7 +103,7 @@ def make_report(request: Request, gates: Path | None = None) -> dict[str, Any]:
 
 
 def _weights(request: Request) -> Rows:
-    from validate.weights.compare import compare_weights
+    from mconv.validate.weights.compare import compare_weights
 
     hf_config = request.hf_config if is_megatron(request.reference) else None
     reference = open_checkpoint(request.reference, hf_config)[1]
@@ -116,8 +116,8 @@ def _weights(request: Request) -> Rows:
 
 
 def _tokens(request: Request) -> Rows:
-    from validate.tokens.compare import compare_tokenizers, text_group
-    from validate.tokens.sources import open_sources
+    from mconv.validate.tokens.compare import compare_tokenizers, text_group
+    from mconv.validate.tokens.sources import open_sources
 
     groups = [text_group(path) for path in request.texts]
     *sources, reference = open_sources((*request.artifacts, request.reference), request.hf_config)
@@ -125,8 +125,8 @@ def _tokens(request: Request) -> Rows:
 
 
 def _template(request: Request) -> Rows:
-    from validate.template.compare import compare_conversations
-    from validate.tokens.sources import open_sources
+    from mconv.validate.template.compare import compare_conversations
+    from mconv.validate.tokens.sources import open_sources
 
     *sources, reference = open_sources((*request.artifacts, request.reference), request.hf_config)
     return [compare_conversations(source, reference).to_json() for source in sources]
@@ -134,8 +134,8 @@ def _template(request: Request) -> Rows:
 
 def _divergence(request: Request) -> tuple[Rows, Rows]:
     """KL divergence and perplexity, both of one pass over each text; the reference's perplexity too."""
-    from validate.divergence.lockstep import measure_divergence
-    from validate.models.model import check_models, open_model
+    from mconv.inference.model import check_models, open_model
+    from mconv.validate.divergence.lockstep import measure_divergence
 
     check_models((request.reference, *request.artifacts), request.hf_config)
     with ExitStack() as stack:
@@ -149,7 +149,7 @@ def _divergence(request: Request) -> tuple[Rows, Rows]:
 
 def _perplexities(measured: Sequence[Divergence]) -> Iterable[PerplexityResult]:
     """What `mval perplexity` says, of the reference first."""
-    from validate.divergence.perplexity import PerplexityResult
+    from mconv.validate.divergence.perplexity import PerplexityResult
 
     texts = {one.text: one for one in measured if one.text}  # the reference's pass is the same for all artifacts
     for text, one in texts.items():
@@ -161,7 +161,7 @@ def _perplexities(measured: Sequence[Divergence]) -> Iterable[PerplexityResult]:
 
 
 def _generate(request: Request) -> Rows:
-    from validate.generation.answers import answer_prompts
+    from mconv.validate.generation.answers import answer_prompts
 
     answers = answer_prompts(
         request.artifacts,

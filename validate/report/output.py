@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from convert.errors import DiskError, UsageError
-from convert.folder import write_files
+from mconv.convert.engine.folder import write_files
+from mconv.convert.errors import DiskError, UsageError
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path]) -> None:

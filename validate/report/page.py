@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from convert import __version__
-from convert.console import format_bytes
-from validate.report.names import short_names
-from validate.report.plots import plots
-from validate.report.summary import summarize, together
+from mconv.convert import __version__
+from mconv.convert.cli.console import format_bytes
+from mconv.validate.report.names import short_names
+from mconv.validate.report.plots import plots
+from mconv.validate.report.summary import summarize, together
 
 _TEMPLATE = "page.html"
 
@@ -20,7 +20,7 @@ def render_page(report: Mapping[str, Any]) -> str:
     """The page.
 
     Args:
-        report: see `validate.report.make.make_report`. Its texts come from checkpoints and are escaped.
+        report: see `mconv.validate.report.make.make_report`. Its texts come from checkpoints and are escaped.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from validate.report.names import short_names, shortened
-from validate.report.summary import worst_text
+from mconv.validate.report.names import short_names, shortened
+from mconv.validate.report.summary import worst_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.errors import FormatError
+from mconv.convert.errors import FormatError
 
 RENDERER = (sys.executable, "-I", str(Path(__file__).with_name("chat_render.py")))
 WALL_SECONDS = 60

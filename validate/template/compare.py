@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from validate.findings import Finding, Severity
-from validate.template.chat import is_jinja
-from validate.template.conversations import CONVERSATIONS
-from validate.template.prompts import Prompt, mistral_file, mistral_prompts, mistral_template, template_prompts
-from validate.template.results import Against, ConversationResult, TemplateResult, compare_prompts
-from validate.tokens.sources import TokenizerSource, open_sources
-from validate.tokens.text_tokenizer import TextTokenizer
-from validate.tokens.tokenizers import artifact_tokenizer
+from mconv.validate.findings import Finding, Severity
+from mconv.validate.template.chat import is_jinja
+from mconv.validate.template.conversations import CONVERSATIONS
+from mconv.validate.template.prompts import Prompt, mistral_file, mistral_prompts, mistral_template, template_prompts
+from mconv.validate.template.results import Against, ConversationResult, TemplateResult, compare_prompts
+from mconv.validate.tokens.sources import TokenizerSource, open_sources
+from mconv.validate.tokens.text_tokenizer import TextTokenizer
+from mconv.validate.tokens.tokenizers import artifact_tokenizer
 
 _DEFAULT = "default"
 

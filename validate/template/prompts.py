@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convert.errors import SourceError
-from convert.tokenizer import versioned_sentencepiece
-from validate.template.chat import Rendered, render_conversations
-from validate.template.conversations import Conversation
+from mconv.convert.errors import SourceError
+from mconv.convert.tokenizer import versioned_sentencepiece
+from mconv.validate.template.chat import Rendered, render_conversations
+from mconv.validate.template.conversations import Conversation
 
 if TYPE_CHECKING:
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
-    from validate.tokens.text_tokenizer import TextTokenizer
+    from mconv.validate.tokens.text_tokenizer import TextTokenizer
 
 # Templates that tell the date tell this one, so that two sides that render at midnight agree.
 _NOW = "2025-01-02T12:00:00"

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from convert.tokenizer import Vocabulary
-from validate.findings import Finding
-from validate.template.conversations import Conversation
-from validate.template.prompts import Prompt
-from validate.tokens.differences import Difference, first_difference
+from mconv.convert.tokenizer import Vocabulary
+from mconv.validate.findings import Finding
+from mconv.validate.template.conversations import Conversation
+from mconv.validate.template.prompts import Prompt
+from mconv.validate.tokens.differences import Difference, first_difference
 
 Status = Literal["same", "differs", "both_refuse", "error"]
 Against = Literal["template", "mistral-common", "nothing"]

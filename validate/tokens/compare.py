@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from validate.findings import Finding
-from validate.models.chunks import read_text
-from validate.tokens.corpus import Group, corpus, special_tokens, vocabulary_groups
-from validate.tokens.differences import Difference, first_difference
-from validate.tokens.known_differences import KnownDifferences
-from validate.tokens.sources import TokenizerSource, open_sources
-from validate.tokens.special_tokens import shortened, surroundings, wrong_special_tokens
-from validate.tokens.text_tokenizer import TextTokenizer, Variant
-from validate.tokens.tokenizers import artifact_tokenizer, reference_tokenizer
-from validate.tokens.vocabularies import ROLES, VocabularyDifferences, vocabulary_differences, vocabulary_findings
+from mconv.inference.chunks import read_text
+from mconv.validate.findings import Finding
+from mconv.validate.tokens.corpus import Group, corpus, special_tokens, vocabulary_groups
+from mconv.validate.tokens.differences import Difference, first_difference
+from mconv.validate.tokens.known_differences import KnownDifferences
+from mconv.validate.tokens.sources import TokenizerSource, open_sources
+from mconv.validate.tokens.special_tokens import shortened, surroundings, wrong_special_tokens
+from mconv.validate.tokens.text_tokenizer import TextTokenizer, Variant
+from mconv.validate.tokens.tokenizers import artifact_tokenizer, reference_tokenizer
+from mconv.validate.tokens.vocabularies import ROLES, VocabularyDifferences, vocabulary_differences, vocabulary_findings
 
 _PASSAGE = 2000  # characters of a text file that are compared at once
 _PROBED_MERGES = 200

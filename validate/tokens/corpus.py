@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.tokenizer import TokenType, Vocabulary
+from mconv.convert.tokenizer import TokenType, Vocabulary
 
 _WRITTEN = Path(__file__).with_name("corpus.txt")
 _SPECIAL_TYPES = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)

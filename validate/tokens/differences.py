@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from convert.tokenizer import Vocabulary
+from mconv.convert.tokenizer import Vocabulary
 
 _BEFORE, _AFTER = 24, 40  # characters of the text around the place
 _IDS_BEFORE, _IDS_AFTER = 2, 6  # tokens

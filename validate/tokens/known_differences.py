@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from validate.tokens.text_tokenizer import TextTokenizer, Variant
+from mconv.validate.tokens.text_tokenizer import TextTokenizer, Variant
 
 
 class KnownDifferences:

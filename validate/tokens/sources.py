@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convert.documents import read_object
-from convert.errors import SourceError, UsageError
+from mconv.convert.documents import read_object
+from mconv.convert.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
-    from convert.metadata import Metadata
-    from convert.tokenizer import Vocabulary
+    from mconv.convert.model.metadata import Metadata
+    from mconv.convert.tokenizer import Vocabulary
 
 _TEMPLATE_KEY = "tokenizer.chat_template"
 
@@ -39,13 +39,13 @@ def open_sources(paths: Sequence[Path], hf_config: Path | None = None) -> list[T
     """Read the tokenizers of GGUF files, Hugging Face folders and Megatron folders.
 
     Args:
-        hf_config: for those of Megatron, see `convert.layouts.megatron.open_megatron`.
+        hf_config: for those of Megatron, see `mconv.convert.layouts.megatron.reader.open_megatron`.
 
     Raises:
         SourceError, FormatError, MappingError: files are missing, damaged or of an unknown kind.
         UsageError: `hf_config` for other layouts only.
     """
-    from convert.layouts.megatron import is_megatron
+    from mconv.convert.layouts.megatron.reader import is_megatron
 
     if hf_config is not None and not any(path.is_dir() and is_megatron(path) for path in paths):
         raise UsageError(f"{paths[-1]} is no Megatron checkpoint", "leave --hf-config out")
@@ -53,7 +53,7 @@ def open_sources(paths: Sequence[Path], hf_config: Path | None = None) -> list[T
 
 
 def _open(path: Path, hf_config: Path | None) -> TokenizerSource:
-    from convert.layouts.megatron import is_megatron, open_megatron, tokenizer_folder
+    from mconv.convert.layouts.megatron.reader import is_megatron, open_megatron, tokenizer_folder
 
     if not path.exists():
         raise SourceError(f"{path}: no such file or folder", "give a folder of a checkpoint, or a GGUF file")
@@ -61,30 +61,30 @@ def _open(path: Path, hf_config: Path | None) -> TokenizerSource:
         vocabulary = open_megatron(path, hf_config).vocabulary()
         return _of_folder(path, tokenizer_folder(path, hf_config) or path, vocabulary)
     if path.is_dir():
-        from convert.tokenizer import read_vocabulary
+        from mconv.convert.tokenizer import read_vocabulary
 
         return _of_folder(path, path, read_vocabulary(path, _vocab_size(path)))
     return _of_gguf(path)
 
 
 def _of_folder(path: Path, folder: Path, vocabulary: Vocabulary) -> TokenizerSource:
-    from convert.tokenizer.template import read_chat_templates
+    from mconv.convert.tokenizer.template import read_chat_templates
 
     # Not those of the vocabulary: where a checkpoint has none, that one is generated.
     return TokenizerSource(path, folder, vocabulary, read_chat_templates(folder))
 
 
 def _vocab_size(folder: Path) -> int:
-    from convert.families import family_of_class
-    from convert.layouts.hf import architecture
+    from mconv.convert.families import family_of_class
+    from mconv.convert.layouts.hf.reader import architecture
 
     config = read_object(folder / "config.json")
     return family_of_class(architecture(config)).read_config(config).vocab
 
 
 def _of_gguf(path: Path) -> TokenizerSource:
-    from convert.layouts.gguf_split import read_gguf_model
-    from convert.tokenizer.from_gguf import vocabulary_of_metadata
+    from mconv.convert.containers.gguf_split import read_gguf_model
+    from mconv.convert.tokenizer.from_gguf import vocabulary_of_metadata
 
     file = read_gguf_model(path)
     tokens = file.metadata.get("tokenizer.ggml.tokens")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from convert.tokenizer import Vocabulary
-from validate.findings import Finding
-from validate.tokens.corpus import special_tokens
-from validate.tokens.text_tokenizer import TextTokenizer
+from mconv.convert.tokenizer import Vocabulary
+from mconv.validate.findings import Finding
+from mconv.validate.tokens.corpus import special_tokens
+from mconv.validate.tokens.text_tokenizer import TextTokenizer
 
 _SHOWN = 20
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 
-from convert.tokenizer import Vocabulary
+from mconv.convert.tokenizer import Vocabulary
 
 
 @dataclass(frozen=True)

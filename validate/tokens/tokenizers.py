@@ -8,21 +8,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from convert.documents import read_object, read_object_if_any
-from convert.errors import FormatError, SourceError
-from convert.tokenizer import TokenType, Vocabulary, versioned_sentencepiece
-from convert.tokenizer.added import named_special_tokens, read_added_tokens
-from convert.tokenizer.pretokenizer import pre_tokenizer_named, split_in_llama_cpp
-from convert.tokenizer.sentencepiece import without_user_defined
-from convert.tokenizer.tekken import load_tekken
-from validate.models.runtime import Runtime
-from validate.tokens.corpus import special_tokens
-from validate.tokens.text_tokenizer import InParts, TextTokenizer, Variant
+from mconv.convert.documents import read_object, read_object_if_any
+from mconv.convert.errors import FormatError, SourceError
+from mconv.convert.tokenizer import TokenType, Vocabulary, versioned_sentencepiece
+from mconv.convert.tokenizer.added import named_special_tokens, read_added_tokens
+from mconv.convert.tokenizer.pretokenizer import pre_tokenizer_named, split_in_llama_cpp
+from mconv.convert.tokenizer.sentencepiece import without_user_defined
+from mconv.convert.tokenizer.tekken import load_tekken
+from mconv.inference.llama_cpp_model import LlamaCppModel
+from mconv.validate.tokens.corpus import special_tokens
+from mconv.validate.tokens.text_tokenizer import InParts, TextTokenizer, Variant
 
 if TYPE_CHECKING:
     from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
-    from validate.tokens.sources import TokenizerSource
+    from mconv.validate.tokens.sources import TokenizerSource
 
 _SPLIT = (
     "llama_cpp_split",
@@ -49,7 +49,7 @@ class LlamaCpp(TextTokenizer):
         if vocabulary.model == "llama":
             _check_bytes(vocabulary)
         self.vocabulary = vocabulary
-        self._runtime = Runtime(path, vocabulary_only=True)
+        self._runtime = LlamaCppModel(path, vocabulary_only=True)
 
     def encode(self, text: str, *, parse_special: bool = False, add_special: bool = False) -> list[int]:
         return self._runtime.tokenize(text, add_special=add_special, parse_special=parse_special).tolist()
@@ -233,7 +233,7 @@ def reference_tokenizer(source: TokenizerSource, beside: TextTokenizer | None = 
 
 
 def _added_beside(folder: Path, vocab_size: int) -> Iterator[tuple[str, bool]]:
-    """Tokens that tokenizer_config.json adds, and whether each is special; see `convert.tokenizer.bpe`."""
+    """Tokens that tokenizer_config.json adds, and whether each is special; see `mconv.convert.tokenizer.bpe`."""
     for token in read_added_tokens(folder, vocab_size):
         yield token.text, token.type is TokenType.CONTROL
     for text in named_special_tokens(read_object_if_any(folder / "tokenizer_config.json")):

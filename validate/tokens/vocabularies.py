@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from convert.tokenizer import TokenType, Vocabulary
-from validate.findings import Finding, Severity
+from mconv.convert.tokenizer import TokenType, Vocabulary
+from mconv.validate.findings import Finding, Severity
 
 ROLES = ("bos", "eos", "eot", "unk", "pad")
 _PADDING = re.compile(r"\[PAD\d+\]")

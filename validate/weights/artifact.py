@@ -11,20 +11,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from convert.checkpoint import Checkpoint
-from convert.documents import read_object
-from convert.errors import FormatError, MappingError, MconvError
-from convert.families import family_named
-from convert.families.table import Mapped, map_tensors
-from convert.layouts.gguf_source import spec_of, weights_of
-from convert.layouts.gguf_split import read_gguf_model
-from convert.layouts.hf import map_shards, read_model_config, read_shards
-from convert.layouts.megatron import is_megatron, model_tensors, read_description, read_saved
-from convert.layouts.megatron_keys import map_tensors as map_megatron_tensors
-from convert.spec import ModelSpec
-from convert.tensors import Tensor
-from validate.findings import Finding
-from validate.weights.hyperparameters import compare_keys, compare_specs
+from mconv.convert.containers.gguf_split import read_gguf_model
+from mconv.convert.documents import read_object
+from mconv.convert.errors import FormatError, MappingError, MconvError
+from mconv.convert.families import family_named
+from mconv.convert.families.table import Mapped, map_tensors
+from mconv.convert.layouts.gguf.reader import spec_of, weights_of
+from mconv.convert.layouts.hf.reader import map_shards, read_model_config, read_shards
+from mconv.convert.layouts.megatron.keys import map_tensors as map_megatron_tensors
+from mconv.convert.layouts.megatron.reader import is_megatron, model_tensors, read_description, read_saved
+from mconv.convert.model.checkpoint import Checkpoint
+from mconv.convert.model.spec import ModelSpec
+from mconv.convert.tensors.nodes import Tensor
+from mconv.validate.findings import Finding
+from mconv.validate.weights.hyperparameters import compare_keys, compare_specs
 
 
 @dataclass(frozen=True)

@@ -9,24 +9,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from convert.checkpoint import Checkpoint
-from convert.console import byte_progress
-from convert.tensors import row_count, stored_bytes
-from convert.threads import default_threads
-from convert.types import BlockType
-from quantize import kernels
-from quantize.encode import BlockEncoder
-from quantize.imatrix import ImportanceMatrix
-from validate.findings import Finding
-from validate.weights import kernels as tensor_kernels
-from validate.weights.comparison import Comparison
-from validate.weights.diagnosis import explain
-from validate.weights.moves import moved_findings
-from validate.weights.pairs import Pair, pair_tensors
-from validate.weights.result import TensorResult, WeightsResult
-from validate.weights.rows import compare_blocks, compare_floats, find_encoder, is_encodable, is_lossless
-from validate.weights.values import row_ranges
-from validate.weights.verdict import Status, judge
+from mconv.convert.cli.console import byte_progress
+from mconv.convert.engine.threads import default_threads
+from mconv.convert.model.checkpoint import Checkpoint
+from mconv.convert.tensors.block_types import BlockType
+from mconv.convert.tensors.nodes import row_count, stored_bytes
+from mconv.quantize import kernels
+from mconv.quantize.encode import BlockEncoder
+from mconv.quantize.imatrix import ImportanceMatrix
+from mconv.validate.findings import Finding
+from mconv.validate.weights import kernels as tensor_kernels
+from mconv.validate.weights.comparison import Comparison
+from mconv.validate.weights.diagnosis import explain
+from mconv.validate.weights.moves import moved_findings
+from mconv.validate.weights.pairs import Pair, pair_tensors
+from mconv.validate.weights.result import TensorResult, WeightsResult
+from mconv.validate.weights.rows import compare_blocks, compare_floats, find_encoder, is_encodable, is_lossless
+from mconv.validate.weights.values import row_ranges
+from mconv.validate.weights.verdict import Status, judge
 
 
 def compare_weights(

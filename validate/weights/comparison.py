@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from validate.weights.errors import Sums
+from mconv.validate.weights.errors import Sums
 
 MOST_EXAMPLES = 16
 

@@ -10,18 +10,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from convert.encodings import ConvertedTensor
-from convert.errors import QuantizationError, SourceError
-from convert.rearrange import ArrangedTensor, Rows, invert
-from convert.tensors import Tensor, row_count
-from convert.types import BlockType
-from validate.weights.comparison import Comparison
-from validate.weights.errors import LIMITS, Sums
-from validate.weights.kernels import measure
-from validate.weights.pairs import Pair
-from validate.weights.transposed import TransposedTensor
-from validate.weights.values import choose_rows, decode, read_scattered, read_values, row_ranges
-from validate.weights.verdict import Fault, factor_slack
+from mconv.convert.errors import QuantizationError, SourceError
+from mconv.convert.tensors.block_types import BlockType
+from mconv.convert.tensors.encodings import ConvertedTensor
+from mconv.convert.tensors.nodes import Tensor, row_count
+from mconv.convert.tensors.rows import ArrangedTensor, Rows, invert
+from mconv.validate.weights.comparison import Comparison
+from mconv.validate.weights.errors import LIMITS, Sums
+from mconv.validate.weights.kernels import measure
+from mconv.validate.weights.pairs import Pair
+from mconv.validate.weights.transposed import TransposedTensor
+from mconv.validate.weights.values import choose_rows, decode, read_scattered, read_values, row_ranges
+from mconv.validate.weights.verdict import Fault, factor_slack
 
 _SAMPLED_ROWS = 16
 _MAPPED_ROWS = 64

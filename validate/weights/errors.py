@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from convert.types import BlockType
+from mconv.convert.tensors.block_types import BlockType
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from convert.layouts.gguf import hyperparameters, rope_factors
-from convert.metadata import Metadata
-from convert.spec import ModelSpec, Rope
-from validate.findings import Finding, Severity
+from mconv.convert.layouts.gguf.writer import hyperparameters, rope_factors
+from mconv.convert.model.metadata import Metadata
+from mconv.convert.model.spec import ModelSpec, Rope
+from mconv.validate.findings import Finding, Severity
 
 _FIELDS = (
     "layers", "hidden", "ffn", "heads", "kv_heads", "head_dim", "vocab", "rms_norm_eps", "experts",

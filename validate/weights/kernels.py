@@ -8,8 +8,8 @@ from threading import Lock
 
 import numpy as np
 
-from convert.types import BlockType
-from validate.weights.errors import LIMITS, Sums
+from mconv.convert.tensors.block_types import BlockType
+from mconv.validate.weights.errors import LIMITS, Sums
 
 # A block of weaker weights than this may be all zeros: the scale is stored as float16.
 _FAINT = 1e-5
@@ -58,7 +58,7 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 def _compile(function: Callable[..., None]) -> Callable[..., None]:
     from numba import boolean, float32, float64, intp, void
 
-    from quantize.kernels.jit import compile_kernel
+    from mconv.quantize.kernels.jit import compile_kernel
 
     values, blocks, sums, flags = float32[::1], float32[:, ::1], float64[::1], boolean[::1]
     if function is _sum:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 
-from validate.findings import Finding
-from validate.weights.pairs import Place
+from mconv.validate.findings import Finding
+from mconv.validate.weights.pairs import Place
 
 
 def moved_findings(moves: Mapping[str, str], places: Mapping[str, Place]) -> list[Finding]:

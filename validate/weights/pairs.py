@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.checkpoint import Checkpoint
-from convert.errors import ShapeError, SourceError
-from convert.families import family_named
-from convert.families.table import Family, Target, gguf_targets, source_names
-from convert.rearrange import ArrangedTensor, Rows
-from convert.spec import ModelSpec
-from convert.tensors import Tensor
-from validate.findings import Finding
-from validate.weights.artifact import Artifact, open_artifact
+from mconv.convert.errors import ShapeError, SourceError
+from mconv.convert.families import family_named
+from mconv.convert.families.table import Family, Target, gguf_targets, source_names
+from mconv.convert.model.checkpoint import Checkpoint
+from mconv.convert.model.spec import ModelSpec
+from mconv.convert.tensors.nodes import Tensor
+from mconv.convert.tensors.rows import ArrangedTensor, Rows
+from mconv.validate.findings import Finding
+from mconv.validate.weights.artifact import Artifact, open_artifact
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from validate.findings import Finding
-from validate.weights.verdict import Status
+from mconv.validate.findings import Finding
+from mconv.validate.weights.verdict import Status
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class TensorResult:
         kind: the GGUF name without the layer: attn_q, ffn_down_exps.
         type, reference_type: F32, F16, BF16 or a block type.
         shape: lengths of the axes, slowest first.
-        status: see `validate.weights.verdict.Verdict`.
+        status: see `mconv.validate.weights.verdict.Verdict`.
         relative_rmse, max_error, cosine: of the values against the reference's.
         bytes: of the artifact's tensor.
     """

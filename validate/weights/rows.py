@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from convert.encodings import encode, find_not_finite, widen
-from convert.errors import QuantizationError
-from convert.tensors import row_count
-from convert.types import BlockType
-from quantize import ggml, kernels
-from quantize.encode import BlockEncoder
-from quantize.imatrix import ImportanceMatrix
-from validate.weights.comparison import MOST_EXAMPLES, Comparison, Difference
-from validate.weights.errors import LIMITS, Sums
-from validate.weights.kernels import damaged_blocks, measure
-from validate.weights.pairs import Pair
-from validate.weights.values import choose_rows, decode, read_scattered
+from mconv.convert.errors import QuantizationError
+from mconv.convert.tensors.block_types import BlockType
+from mconv.convert.tensors.encodings import encode, find_not_finite, widen
+from mconv.convert.tensors.nodes import row_count
+from mconv.quantize import ggml, kernels
+from mconv.quantize.encode import BlockEncoder
+from mconv.quantize.imatrix import ImportanceMatrix
+from mconv.validate.weights.comparison import MOST_EXAMPLES, Comparison, Difference
+from mconv.validate.weights.errors import LIMITS, Sums
+from mconv.validate.weights.kernels import damaged_blocks, measure
+from mconv.validate.weights.pairs import Pair
+from mconv.validate.weights.values import choose_rows, decode, read_scattered
 
 _SAMPLED_ROWS = 8
 # ggml searches for the scales of every other type, a few million weights a second: no speed to read a model at.

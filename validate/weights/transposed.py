@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convert.tensors import Tensor
-from validate.weights.values import read_values, row_ranges
+from mconv.convert.tensors.nodes import Tensor
+from mconv.validate.weights.values import read_values, row_ranges
 
 
 @dataclass(frozen=True)
 class TransposedTensor:
-    """A `convert.tensors.Tensor` whose rows are the columns of another: any range of them takes a pass over that."""
+    """A `Tensor` whose rows are the columns of another: any range of them takes a pass over that."""
 
     source: Tensor
 

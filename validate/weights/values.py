@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from convert.encodings import widen
-from convert.tensors import Tensor, row_count, row_length
-from convert.types import BlockType
-from quantize import ggml
+from mconv.convert.tensors.block_types import BlockType
+from mconv.convert.tensors.encodings import widen
+from mconv.convert.tensors.nodes import Tensor, row_count, row_length
+from mconv.quantize import ggml
 
 CHUNK_WEIGHTS = 1 << 18
 """Weights in a row range: what is made of them stays in a core's cache, and in memory that is used again. Four times as

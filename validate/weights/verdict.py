@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from convert.types import BlockType
-from validate.findings import Severity
-from validate.weights.comparison import MOST_EXAMPLES, Comparison
-from validate.weights.errors import LIMITS, Sums
+from mconv.convert.tensors.block_types import BlockType
+from mconv.validate.findings import Severity
+from mconv.validate.weights.comparison import MOST_EXAMPLES, Comparison
+from mconv.validate.weights.errors import LIMITS, Sums
 
 Status = Literal["exact", "quantized", "different"]
 

@@ -1,0 +1,1 @@
+"""The command line of mconv, and what all command lines share."""

@@ -1,0 +1,67 @@
+"""The command line of mconv."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mconv.convert import __version__
+from mconv.convert.cli.console import emit_json, emit_table, note, run_command
+from mconv.convert.cli.conversions import conversions
+from mconv.convert.cli.options import hf_config_option, json_option, path_type
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mconv")
+def cli() -> None:
+    """Move checkpoints between layouts, exactly, in bounded memory."""
+
+
+for conversion in conversions():
+    cli.add_command(conversion)
+
+
+@cli.command("inspect")
+@click.argument("path", type=path_type, metavar="PATH")
+@hf_config_option
+@json_option
+def inspect(path: Path, hf_config: Path | None, as_json: bool) -> None:
+    """Say what a checkpoint is: layout, family, shape, types, sizes, vocabulary. No weight is read.
+
+    \b
+    Example:
+      mconv inspect Mistral-7B-Instruct-v0.3/
+    """
+    from mconv.convert.hub import resolve_source
+    from mconv.convert.layouts import open_checkpoint
+    from mconv.convert.model.summary import summarize
+
+    layout, checkpoint = open_checkpoint(resolve_source(path), hf_config)
+    for line in checkpoint.notes:
+        note(f"note: {line}")
+    summary = summarize(layout, checkpoint)
+    if as_json:
+        emit_json(summary)
+    else:
+        emit_table(["property", "value"], _flatten(summary))
+
+
+def _flatten(members: Mapping[str, Any], prefix: str = "") -> Iterator[list[str]]:
+    """Rows of a table from nested members: `rope.theta`."""
+    for key, value in members.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield [prefix + key, str(value).lower() if isinstance(value, bool) else str(value)]
+
+
+def main() -> None:
+    """Entry point of `mconv`."""
+    run_command(cli)
+
+
+if __name__ == "__main__":
+    main()

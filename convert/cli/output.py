@@ -1,0 +1,34 @@
+"""What a command prints of the files that it wrote, or would write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mconv.convert.cli.console import emit_table
+
+if TYPE_CHECKING:
+    from mconv.convert.engine.plan import Plan
+
+
+def describe(plan: Plan, path: Path, kind: str, dry_run: bool) -> dict[str, object]:
+    """What a written (or planned) file is, for JSON."""
+    members: dict[str, object] = {
+        "path": str(path),
+        "type": kind,
+        "bytes": plan.size,
+        "bits_per_weight": round(plan.bits_per_weight, 4),
+        "tensors": plan.type_counts,
+    }
+    if dry_run:
+        members["plan"] = plan.describe_tensors()
+    return members
+
+
+def print_tensors(rows: Iterable[dict[str, Any]]) -> None:
+    """A table of tensors, as `Plan.describe_tensors` gives them."""
+    emit_table(
+        ["tensor", "shape", "type", "bytes"],
+        ([str(row["name"]), "x".join(map(str, row["shape"])), str(row["type"]), str(row["bytes"])] for row in rows),
+    )

@@ -1,0 +1,1 @@
+"""File formats as bytes: which tensors lie where. They know nothing of models."""

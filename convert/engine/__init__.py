@@ -1,0 +1,1 @@
+"""Plans of files that are not written yet, and what carries them out."""

@@ -1,0 +1,1 @@
+"""The GGUF layout: one file, or one in parts."""

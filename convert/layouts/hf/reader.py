@@ -1,0 +1,215 @@
+"""The Hugging Face layout: a folder with config.json, safetensors shards and a tokenizer."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mconv.convert.containers.safetensors import read_tensors
+from mconv.convert.documents import read_object
+from mconv.convert.errors import FormatError, MconvError, ShapeError, SourceError
+from mconv.convert.families import family_of_class
+from mconv.convert.families.table import Family, FusedTensor, Mapped, dropped
+from mconv.convert.layouts.hf.sidecars import find_sidecars, read_sidecars
+from mconv.convert.model.checkpoint import Checkpoint
+from mconv.convert.model.provenance import read_provenance
+from mconv.convert.model.spec import ModelSpec
+from mconv.convert.tensors.nodes import FLOAT_DTYPES, FileTensor, Tensor
+from mconv.convert.tokenizer import Vocabulary, read_vocabulary
+
+_INDEX = "model.safetensors.index.json"
+
+
+def open_hf(folder: Path) -> Checkpoint:
+    """Open a Hugging Face folder. Only headers and configuration are read.
+
+    Raises:
+        SourceError: files are missing, truncated or contradict each other.
+        FormatError: a file breaks its format's rules.
+        MappingError: the architecture is not supported, or a tensor has no place in its family.
+    """
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: no such folder", "give the folder that holds config.json and the weights")
+    config = read_object(folder / "config.json")
+    family, spec = read_model_config(config)
+    stored, damage = read_shards(folder)
+    mapped, reasons = map_shards(family, spec, stored)
+    for error in (*damage, *mapped.faults.values()):
+        raise error
+    sidecars = find_sidecars(folder)
+
+    @cache
+    def vocabulary() -> Vocabulary:
+        return read_vocabulary(folder, spec.vocab)
+
+    return Checkpoint(
+        path=folder,
+        spec=spec,
+        tensors=mapped.tensors,
+        vocabulary=vocabulary,
+        files=(folder / _INDEX, *sidecars.values(), *{tensor.file.path for tensor in stored}),
+        sidecars=lambda: read_sidecars(sidecars),
+        provenance=read_provenance(folder, config, mapped.tensors.values(), spec),
+        notes=tuple(_left_out(reasons)),
+    )
+
+
+def read_model_config(config: Mapping[str, Any]) -> tuple[Family, ModelSpec]:
+    """What config.json says of a model whose weights lie beside it.
+
+    Raises:
+        SourceError, MappingError: the architecture is not supported, or the weights are quantized.
+    """
+    family = family_of_class(architecture(config))
+    quantization = config.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
+        raise SourceError(
+            f"config.json: the weights are quantized already ({method})",
+            "start from the 16-bit checkpoint, or dequantize it with transformers first",
+        )
+    return family, family.read_config(config)
+
+
+def architecture(config: Mapping[str, Any]) -> str:
+    """The transformers class of the model, as config.json names it.
+
+    Raises:
+        SourceError: it names none.
+    """
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise SourceError(
+            "config.json: architectures is missing",
+            "add the transformers class of the model, such as MistralForCausalLM",
+        )
+    return names[0]
+
+
+def read_shards(folder: Path) -> tuple[list[FileTensor], list[MconvError]]:
+    """Every tensor on disk, in the order that the field's converters keep: files by name, tensors by name.
+
+    Returns:
+        The tensors, and what is wrong with the files: shards that cannot be read, and where index and shards
+        contradict each other.
+
+    Raises:
+        SourceError: there are no weights.
+        FormatError: the index is none.
+    """
+    index = folder / _INDEX
+    weight_map = _read_weight_map(index) if index.is_file() else None
+    shards = sorted(
+        folder.glob("model*.safetensors") if weight_map is None else map(folder.joinpath, set(weight_map.values()))
+    )
+    if not shards:
+        pickled = any(folder.glob("pytorch_model*.bin"))
+        hint = "save it as safetensors first: .bin files can run code" if pickled else "download the weights"
+        raise SourceError(f"{folder}: no model*.safetensors", hint)
+    stored: list[FileTensor] = []
+    damage: list[MconvError] = []
+    for number, path in enumerate(shards):
+        try:
+            stored += read_tensors(path, number)
+        except MconvError as error:
+            damage.append(error)
+    if weight_map is not None and not damage:
+        damage += _contradictions(weight_map, stored)
+    return stored, damage
+
+
+def _read_weight_map(index: Path) -> dict[str, str]:
+    weight_map = read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise FormatError(f"{index.name}: weight_map is missing or no table of file names", "download it again")
+    for name in set(weight_map.values()):
+        # A link to a blob elsewhere is how the Hub's cache stores files; a path in the index is an attack.
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise SourceError(f"{index.name}: {name!r} is outside the folder", "do not use this checkpoint")
+    return weight_map
+
+
+def _contradictions(weight_map: Mapping[str, str], stored: Iterable[FileTensor]) -> Iterator[SourceError]:
+    """Where the index does not say what the shards hold."""
+    found = {tensor.name: tensor.file.path.name for tensor in stored}
+    hint = "the shards and the index belong to different uploads; download them again"
+    for name, shard in weight_map.items():
+        if found.get(name) != shard:
+            yield SourceError(f"{_INDEX}: {name} should be in {shard}, which does not have it", hint)
+    for name, shard in found.items():
+        if name not in weight_map:
+            yield SourceError(f"{shard}: {name} is not in {_INDEX}", hint)
+
+
+def map_shards(family: Family, spec: ModelSpec, stored: Iterable[FileTensor]) -> tuple[Mapped, dict[str, int]]:
+    """Tensors by canonical name, and how many were left out for each reason.
+
+    Nothing is missing or unknown here: which tensors a model must have is for its target to say.
+    """
+    tensors: dict[str, Tensor] = {}
+    faults: dict[str, MconvError] = {}
+    reasons: dict[str, int] = {}
+    for tensor in stored:
+        reason = dropped(family, tensor.name)
+        if reason is not None:
+            reasons[reason] = reasons.get(reason, 0) + 1
+            continue
+        # Models with a vision part keep their text model under this prefix.
+        name = tensor.name.replace("language_model.", "", 1)
+        parts = _split(family, spec, name, tensor)
+        faults |= parts.faults
+        for part in parts.tensors.values():
+            if part.name in tensors:
+                faults[part.name] = SourceError(
+                    f"tensor {part.name} is stored twice", "remove one of the shards that hold it"
+                )
+            elif part.dtype not in FLOAT_DTYPES:
+                faults[part.name] = SourceError(
+                    f"tensor {tensor.name} has type {part.dtype}, which cannot be carried",
+                    f"supported: {', '.join(FLOAT_DTYPES)}; dequantize or cast the checkpoint first",
+                )
+            else:
+                tensors[part.name] = part
+    return Mapped(tensors, faults), reasons
+
+
+def _split(family: Family, spec: ModelSpec, name: str, tensor: FileTensor) -> Mapped:
+    """The canonical tensors that a stored one holds: mostly itself."""
+    for fused in family.fused_tensors:
+        match = re.fullmatch(re.escape(fused.stored).replace(r"\{layer\}", r"(\d+)"), name)
+        if match:
+            return _split_experts(fused, spec, int(match[1]), tensor)
+    return Mapped({name: tensor.slice_rows(name, 0, tensor.shape)}, {})
+
+
+def _split_experts(fused: FusedTensor, spec: ModelSpec, layer: int, tensor: FileTensor) -> Mapped:
+    stacked = "{expert}" in fused.parts[0][0]
+    heights = {
+        part.format(layer=layer, expert=expert): spec.dimension(axis)
+        for expert in range(spec.experts if stacked else 1)
+        for part, axis in fused.parts
+    }
+    height = sum(spec.dimension(axis) for _, axis in fused.parts)
+    expected = (spec.experts, height) if stacked else (height,)
+    if tensor.shape[:-1] != expected:
+        error = ShapeError(
+            f"tensor {tensor.name} has shape {list(tensor.shape)}, but config.json makes it {[*expected, '...']}",
+            "check num_local_experts and intermediate_size in config.json against the weights",
+            tensor.name,
+            tensor.shape,
+            (*expected, *tensor.shape[-1:]),
+        )
+        return Mapped({}, dict.fromkeys(heights, error))
+    starts = itertools.accumulate(heights.values(), initial=0)
+    parts = zip(heights.items(), starts, strict=False)
+    return Mapped(
+        {name: tensor.slice_rows(name, start, (height, tensor.shape[-1])) for (name, height), start in parts}, {}
+    )
+
+
+def _left_out(reasons: Mapping[str, int]) -> Iterable[str]:
+    return (f"left out {count} tensor{'s'[: count != 1]}: {reason}" for reason, count in reasons.items())

@@ -1,0 +1,1 @@
+"""The Megatron-Core layout: torch_dist and the legacy torch format."""

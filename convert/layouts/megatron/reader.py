@@ -1,0 +1,258 @@
+"""The Megatron-Core layout: a checkpoint opened as a model, whatever parallelism wrote it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mconv.convert.containers.torch_dist import INDEX, ChunkedTensor, read_index
+from mconv.convert.documents import read_object, read_text
+from mconv.convert.errors import FormatError, SourceError
+from mconv.convert.families import family_of_class
+from mconv.convert.families.table import Family, dropped
+from mconv.convert.layouts.hf.reader import architecture
+from mconv.convert.layouts.hf.sidecars import CONFIG, find_sidecars, read_sidecars
+from mconv.convert.layouts.megatron.arguments import COMMON, RUN_CONFIG, check_configuration, config_of, read_arguments
+from mconv.convert.layouts.megatron.keys import canonical_key, canonical_tensors
+from mconv.convert.layouts.megatron.ranks import FOLDERS, read_ranks
+from mconv.convert.model.checkpoint import Checkpoint
+from mconv.convert.model.provenance import read_provenance
+from mconv.convert.model.spec import ModelSpec
+from mconv.convert.tokenizer import Vocabulary, read_vocabulary
+
+TRACKER = "latest_checkpointed_iteration.txt"
+
+_TRAINING_STATE = re.compile(
+    r"^(chained_\d+\.)?(optimizer|opt_param_scheduler|rng_state|rerun_state_machine_state|common_state)\b"
+)
+_BIAS = re.compile(r"\.(self_attention|mlp)\.linear_\w+\.bias")
+# Any of these is a vocabulary.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "*.model.v*")
+
+
+def is_megatron(folder: Path) -> bool:
+    """Whether a folder is a Megatron checkpoint, or holds one with its tracker."""
+    return (folder / TRACKER).is_file() or (folder / INDEX).is_file() or any(folder.glob(FOLDERS))
+
+
+def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:
+    """Open a checkpoint in the torch_dist or the legacy torch format.
+
+    Only its index, its settings and the configuration are read.
+
+    Args:
+        folder: where the tracker file lies, or the folder of one iteration.
+        hf_config: a folder with config.json and the tokenizer, or a config.json beside its tokenizer; without it they
+            are looked for beside the weights.
+
+    Raises:
+        SourceError: files are missing or truncated, or nothing says what the model is.
+        FormatError: a file breaks its format's rules, or a pickle reaches for something it should not.
+        MappingError: the model is not supported, or weights and configuration contradict each other.
+    """
+    saved = read_saved(folder)
+    model = read_description(saved, hf_config)
+    spec = model.spec
+    kept, notes = model_tensors(saved, model.family, spec)
+    canonical = canonical_tensors(model.family, spec, kept)
+    source, tokenizer = model.file.parent if model.file else folder, model.tokenizer
+    padding = max(_padding(tensor, spec.vocab) for tensor in kept)
+    if padding:
+        notes.append(f"left out {padding} rows that pad the vocabulary of {spec.vocab}")
+
+    @cache
+    def vocabulary() -> Vocabulary:
+        return read_vocabulary(tokenizer, spec.vocab)
+
+    sidecars = find_sidecars(source, tokenizer, card=hf_config is None)
+    # The configuration may be a file of any name.
+    sidecars |= {CONFIG: model.file} if model.file else {}
+    settings = (folder / TRACKER, *(saved.iteration / name for name in (INDEX, COMMON, RUN_CONFIG)))
+    weights = {chunk.blob.file.path for tensor in saved.tensors for chunk in tensor.chunks}
+    return Checkpoint(
+        path=folder,
+        spec=spec,
+        tensors=canonical,
+        vocabulary=vocabulary,
+        sidecars=lambda: read_sidecars(sidecars),
+        files=(*settings, *weights, *sidecars.values()),
+        provenance=read_provenance(source, model.config, canonical.values(), spec),
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a run saved, whatever it is a model of.
+
+    Attributes:
+        folder: as given; iteration: the one that holds the index.
+        legacy: whether a file a rank was written.
+        tensors: of the model, without the state of the run.
+        arguments: settings of the run.
+        notes: what a user should know.
+    """
+
+    folder: Path
+    iteration: Path
+    legacy: bool
+    tensors: tuple[ChunkedTensor, ...]
+    arguments: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def read_saved(folder: Path) -> Saved:
+    """Read index and settings.
+
+    Raises:
+        SourceError, FormatError: see `open_megatron`.
+    """
+    iteration = _iteration(folder)
+    legacy = any(iteration.glob(FOLDERS))
+    if legacy:
+        tensors, arguments = read_ranks(iteration)
+    else:
+        checkpoint = read_index(iteration)
+        tensors, arguments = checkpoint.tensors, read_arguments(iteration, checkpoint)
+    kept, notes = _without_state(tensors)
+    return Saved(folder, iteration, legacy, tuple(kept), arguments, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint is a model of.
+
+    Attributes:
+        family, spec: of the model.
+        config: what says so, as config.json would.
+        file: that file; None where the settings of the run say it.
+        tokenizer: folder of the tokenizer.
+    """
+
+    family: Family
+    spec: ModelSpec
+    config: Mapping[str, Any]
+    file: Path | None
+    tokenizer: Path
+
+
+def read_description(saved: Saved, hf_config: Path | None) -> Description:
+    """Find what the model is, in config.json or the settings of the run, and hold the two against each other.
+
+    Args:
+        hf_config: see `open_megatron`.
+
+    Raises:
+        SourceError, FormatError, MappingError: see `open_megatron`.
+    """
+    tokenizer = tokenizer_folder(saved.folder, hf_config)
+    known, unknown = config_of(saved.arguments)
+    known |= _biases(saved.tensors)
+    file = _configuration(hf_config, _beside(saved.folder, saved.iteration))
+    config = read_object(file) if file else {"vocab_size": _stored_vocabulary(saved.tensors), **known}
+    wanted = [*(unknown if file is None else ()), *(["the tokenizer"] if tokenizer is None else [])]
+    if wanted or tokenizer is None:
+        raise SourceError(
+            f"{saved.folder}: the checkpoint does not say {', '.join(wanted)}",
+            "give --hf-config a folder with the config.json and the tokenizer of the model",
+        )
+    family = family_of_class(architecture(config))
+    spec = family.read_config(config)
+    check_configuration(known, spec)
+    return Description(family, spec, config, file, tokenizer)
+
+
+def model_tensors(saved: Saved, family: Family, spec: ModelSpec) -> tuple[list[ChunkedTensor], list[str]]:
+    """The tensors that a model of the family has use for, and notes of what was left out."""
+    stored, notes = list(saved.tensors), list(saved.notes)
+    if saved.legacy and spec.tied:
+        # The last stage of a pipeline has the embedding once more, as its output matrix.
+        stored = [tensor for tensor in stored if canonical_key(tensor.key) != "output_layer.weight"]
+    kept = [tensor for tensor in stored if dropped(family, tensor.key.removeprefix("model.")) is None]
+    if len(kept) < len(stored):
+        notes.append(f"left out {len(stored) - len(kept)} tensors: the vision tower and its projector")
+    return kept, notes
+
+
+def tokenizer_folder(folder: Path, hf_config: Path | None = None) -> Path | None:
+    """Where the tokenizer of a checkpoint lies, None where it has none.
+
+    Raises:
+        SourceError, FormatError: it is no Megatron checkpoint.
+    """
+    places = (_folder_of(hf_config),) if hf_config else _beside(folder, _iteration(folder))
+    return _first_with(_TOKENIZER_FILES, places)
+
+
+def _beside(folder: Path, iteration: Path) -> tuple[Path, ...]:
+    """Where configuration and tokenizer may lie beside the weights."""
+    return (iteration, folder, iteration.parent, iteration / "hf", iteration / "tokenizer")
+
+
+def _iteration(folder: Path) -> Path:
+    """The folder that holds the index."""
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: no such folder", "give the folder of a Megatron checkpoint")
+    found = folder
+    if not (folder / INDEX).is_file() and (folder / TRACKER).is_file():
+        word = read_text(folder / TRACKER).strip()
+        if word != "release" and not re.fullmatch(r"\d{1,12}", word):
+            raise FormatError(f"{TRACKER}: {word[:40]!r} is no iteration", "it holds a number, or the word release")
+        found = folder / (word if word == "release" else f"iter_{int(word):07d}")
+    if (found / INDEX).is_file() or any(found.glob(FOLDERS)):
+        return found
+    saved = next(iter(sorted(found.glob("iter_*"))), None)
+    raise SourceError(
+        f"{found}: neither {INDEX}, nor {FOLDERS}, nor {TRACKER}",
+        f"give the folder of one iteration, as {saved}" if saved else "give the folder of a Megatron-Core checkpoint",
+    )
+
+
+def _without_state(tensors: Mapping[str, ChunkedTensor]) -> tuple[list[ChunkedTensor], list[str]]:
+    """The model's own tensors, and what was left out."""
+    kept, state = [], 0
+    for key, tensor in tensors.items():
+        if _TRAINING_STATE.match(key):
+            state += 1
+        elif not key.endswith("._extra_state"):
+            kept.append(tensor)
+    return kept, [f"left out {state} tensors: the state of the optimizer and of the run"] if state else []
+
+
+def _folder_of(path: Path) -> Path:
+    return path.parent if path.is_file() else path
+
+
+def _first_with(patterns: tuple[str, ...], folders: tuple[Path, ...]) -> Path | None:
+    return next((folder for folder in folders for pattern in patterns if any(folder.glob(pattern))), None)
+
+
+def _configuration(hf_config: Path | None, beside: tuple[Path, ...]) -> Path | None:
+    """The file that describes the model; None where there is none."""
+    if hf_config is not None:
+        return hf_config if hf_config.is_file() else hf_config / CONFIG
+    place = _first_with((CONFIG,), beside)
+    return place / CONFIG if place else None
+
+
+def _biases(stored: Iterable[ChunkedTensor]) -> dict[str, bool]:
+    """Which halves of a layer have biases: members of config.json that the settings of a run have no word for."""
+    halves = {match[1] for tensor in stored if (match := _BIAS.search(tensor.key))}
+    return {"attention_bias": "self_attention" in halves, "mlp_bias": "mlp" in halves}
+
+
+def _stored_vocabulary(stored: Iterable[ChunkedTensor]) -> int | None:
+    """Rows of the embedding, padding included."""
+    return next((tensor.shape[0] for tensor in stored if _is_embedding(tensor)), None)
+
+
+def _is_embedding(tensor: ChunkedTensor) -> bool:
+    return canonical_key(tensor.key) == "embedding.word_embeddings.weight"
+
+
+def _padding(tensor: ChunkedTensor, vocab: int) -> int:
+    return tensor.shape[0] - vocab if _is_embedding(tensor) else 0

@@ -1,0 +1,199 @@
+"""Writing a torch_dist checkpoint that Megatron-Core loads at any parallelism, in bounded memory.
+
+Layout: Megatron-LM megatron/training/checkpointing.py (tracker file, folder of the iteration, common.pt) over
+torch.distributed.checkpoint (see torch_dist.py). Layers and experts are stacked, the vocabulary has no padding: a
+checkpoint so written says nothing of ranks. Up to Megatron-Core 0.18 the common state must be in common.pt, and later
+ones still read it there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mconv.convert.cli.console import format_bytes
+from mconv.convert.containers.pickles import make_record
+from mconv.convert.containers.torch_dist import INDEX
+from mconv.convert.containers.torch_dist_index import IndexWriter
+from mconv.convert.containers.torch_zip import TensorZip, encode_torch_object
+from mconv.convert.engine.folder import FolderPlan, write_files
+from mconv.convert.engine.local import Output, run
+from mconv.convert.engine.partial import partial_path, replacing
+from mconv.convert.engine.plan import Plan, PlannedTensor
+from mconv.convert.errors import DiskError, UsageError
+from mconv.convert.families import family_named
+from mconv.convert.families.table import Target
+from mconv.convert.layouts.hf.sidecars import sidecar_files
+from mconv.convert.layouts.megatron.arguments import arguments_of
+from mconv.convert.layouts.megatron.keys import MegatronTensor, megatron_tensors, separate_norm_key
+from mconv.convert.layouts.megatron.reader import TRACKER, is_megatron
+from mconv.convert.model.checkpoint import Checkpoint
+from mconv.convert.model.spec import ModelSpec
+from mconv.convert.tensors.block_types import BlockType
+from mconv.convert.tensors.dtypes import main_type, typed_tensors
+from mconv.convert.tensors.encodings import encode_floats
+from mconv.convert.tensors.nodes import FLOAT_DTYPES, row_length
+
+RELEASE = "release"
+"""What the tracker says of a checkpoint that no training step made."""
+
+# A rank that loads a part of a tensor reads the whole of each chunk that it touches.
+_CHUNK_BYTES = 64 << 20
+_DATA = "__0_0.distcp"
+_FORMAT = {
+    "sharded_backend": "torch_dist",
+    "sharded_backend_version": 1,
+    "common_backend": "torch",
+    "common_backend_version": 1,
+}
+
+
+def plan_megatron(checkpoint: Checkpoint, wanted: BlockType | None) -> FolderPlan:
+    """Decide every file of a checkpoint's Megatron-Core form.
+
+    Args:
+        checkpoint: the source.
+        wanted: F32, F16 or BF16 for every tensor, or None: see `typed_tensors`.
+
+    Raises:
+        MappingError: see `megatron_tensors` and `sidecar_files`.
+        SourceError: the tokenizer cannot be written as files.
+    """
+    spec = checkpoint.spec
+    tensors = typed_tensors(checkpoint, wanted)
+    kind = wanted or main_type(tensors)
+    stacked = megatron_tensors(family_named(spec.family), spec, tensors)
+    if spec.experts:
+        # Transformer Engine's layers and the local ones disagree on this norm's key; each ignores the other's.
+        names = ((separate_norm_key(tensor.key), tensor) for tensor in stacked)
+        stacked += [MegatronTensor(name, tensor.leading, tensor.parts) for name, tensor in names if name]
+    plan, index = _lay_out(stacked)
+    files = {
+        **sidecar_files(checkpoint, kind),
+        f"{RELEASE}/common.pt": encode_torch_object(_common(spec, kind)),
+        f"{RELEASE}/{INDEX}": index,
+        # Megatron-Core takes a folder without this file for one that was never finished.
+        f"{RELEASE}/metadata.json": json.dumps(_FORMAT).encode(),
+        TRACKER: RELEASE.encode(),
+    }
+    return FolderPlan({f"{RELEASE}/{_DATA}": plan}, files)
+
+
+def check_folder(folder: Path, plan: FolderPlan, inputs: Iterable[Path], *, overwrite: bool) -> None:
+    """Refuse what could not end well, before anything is written.
+
+    Args:
+        inputs: files that are about to be read. None may lie in the folder, which is replaced whole.
+
+    Raises:
+        UsageError: the folder holds an input.
+        DiskError: the folder exists already and is not empty, its parent does not, or the disk has no room.
+    """
+    place = folder.resolve()
+    replaced = {place, partial_path(place)}
+    if any(not replaced.isdisjoint(path.parent.resolve().joinpath(path.name).parents) for path in inputs):
+        raise UsageError(f"{folder} holds what is read", "choose another output folder")
+    if folder.exists() and not (overwrite and is_megatron(folder)) and not _is_empty(folder):
+        hint = "choose another name" if overwrite else "choose another name, or pass --overwrite"
+        raise DiskError(f"{folder} exists already" + (" and is no Megatron checkpoint" * overwrite), hint)
+    parent = place.parent
+    if not parent.is_dir():
+        raise DiskError(f"{parent}: no such folder", "create it first, or choose another output")
+    free = shutil.disk_usage(parent).free
+    if plan.size > free:
+        raise DiskError(
+            f"no room in {parent}: {format_bytes(plan.size)} needed, {format_bytes(free)} free",
+            "free some space, or choose another output folder",
+        )
+
+
+def write_megatron(folder: Path, plan: FolderPlan, *, threads: int) -> None:
+    """Write the checkpoint: all of it, or none under this name.
+
+    Args:
+        folder: what `--load` of Megatron-LM takes: it gets the tracker file and the folder `release`.
+        plan: its files.
+        threads: how many chunks are worked on at once.
+
+    Raises:
+        SourceError: a weight is not finite, or the source is truncated.
+        QuantizationError: a value is beyond the range of the type.
+        DiskError: another run writes this folder, or something is in the way.
+        OSError: writing failed.
+    """
+    with replacing(folder.resolve()) as partial:
+        (partial / RELEASE).mkdir()
+        outputs = [Output(weights, partial / name) for name, weights in plan.weights.items()]
+        run(outputs, encode_floats, threads=threads, what=folder.name)
+        write_files(partial, plan.files)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _common(spec: ModelSpec, kind: BlockType) -> dict[str, Any]:
+    return {
+        "args": make_record("argparse Namespace", state=arguments_of(spec, kind.name)),
+        "checkpoint_version": 3.0,
+        "iteration": 0,
+        "content_metadata": {"singleton_local_shards": False},
+    }
+
+
+def _lay_out(tensors: Sequence[MegatronTensor]) -> tuple[Plan, bytes]:
+    """The plan of the one file of weights, a torch.save zip for each chunk, and the index that says where each is."""
+    # Every module's further state is nothing, so that one object, at the start of the file, serves them all.
+    nothing = encode_torch_object([None])
+    index = IndexWriter(_DATA)
+    for key in _extra_states(tensors):
+        index.add_object(key, 0, len(nothing))
+    planned: list[PlannedTensor] = []
+    end = 0
+    for tensor in tensors:
+        index.add_tensor(tensor.key, tensor.dtype, tensor.shape)
+        for target, offsets, shape in _chunks(tensor):
+            zipped = TensorZip(tensor.dtype, shape)
+            chunk = PlannedTensor(target, BlockType[tensor.dtype], end + zipped.before, zipped)
+            begin, end = end, chunk.offset + chunk.info.size + zipped.after
+            index.add_chunk(tensor.key, offsets, shape, len(nothing) + begin, len(nothing) + end)
+            planned.append(chunk)
+    return Plan(nothing, tuple(planned), len(nothing) + end), index.encode()
+
+
+def _chunks(tensor: MegatronTensor) -> Iterator[tuple[Target, tuple[int, ...], tuple[int, ...]]]:
+    """The chunks of a stack, each with its offsets and its lengths along all axes of the stack."""
+    for part, place in zip(tensor.parts, np.ndindex(*tensor.leading), strict=True):
+        for start, stop in _row_ranges(part):
+            inner = (stop - start, *part.shape[1:])
+            offsets = (*place, start, *(0 for _ in inner[1:]))
+            name = f"{tensor.key}[{', '.join(map(str, offsets))}]"
+            yield Target(name, inner, part.rows.part(start, stop)), offsets, (*(1 for _ in place), *inner)
+
+
+def _row_ranges(part: Target) -> Iterator[tuple[int, int]]:
+    row_bytes = row_length(part.shape) * FLOAT_DTYPES[part.rows.dtype].itemsize
+    step = max(1, _CHUNK_BYTES // row_bytes)
+    return ((start, min(start + step, part.rows.count)) for start in range(0, part.rows.count, step))
+
+
+def _extra_states(tensors: Sequence[MegatronTensor]) -> Iterator[str]:
+    """Keys of the states that linear layers keep besides their weights: nothing, unless trained in 8 bits.
+
+    Megatron-Core asks for them by default, and Transformer Engine's attention has one as well.
+    """
+    layers = next(tensor.leading for tensor in tensors if tensor.leading)[:1]
+    modules = [("decoder.layers.self_attention.core_attention", layers)]
+    for tensor in tensors:
+        module, _, parameter = tensor.key.rpartition(".")
+        if parameter == "weight" and ".linear_" in module:
+            modules.append((module, tensor.leading))
+    for module, leading in modules:
+        whole = ".".join(map(str, leading))
+        for place in np.ndindex(*leading):
+            yield f"{module}._extra_state/shard_{'.'.join(map(str, place))}_{whole}"

@@ -1,0 +1,59 @@
+"""What a checkpoint is, in the words of no layout."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from mconv.convert.model.checkpoint import Checkpoint
+from mconv.convert.model.provenance import size_label
+from mconv.convert.tensors.nodes import stored_bytes
+from mconv.convert.tokenizer import TokenType, Vocabulary
+
+_NOT_SHOWN = frozenset({"family", "gguf_architecture", "rope"})
+
+
+def summarize(layout: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    """JSON-ready members: layout, family, name, size, shape, tensors by type, vocabulary.
+
+    Experts that a layout stacks are counted one by one, so that a model has as many tensors in each.
+
+    Raises:
+        SourceError, FormatError: the vocabulary cannot be read.
+    """
+    spec, tensors = checkpoint.spec, checkpoint.tensors
+    shape = {key: value for key, value in asdict(spec).items() if key not in _NOT_SHOWN}
+    name = checkpoint.provenance.get("general.name")
+    types = Counter(tensor.dtype for tensor in tensors.values())
+    return {
+        "layout": layout,
+        "family": spec.family,
+        "gguf_architecture": spec.gguf_architecture,
+        "name": str(name.content) if name else None,
+        "size_label": size_label(tensors.values(), spec),
+        "parameters": sum(math.prod(tensor.shape) for tensor in tensors.values()),
+        "bytes": sum(map(stored_bytes, tensors.values())),
+        "tensors": len(tensors),
+        "types": dict(sorted(types.items(), key=lambda item: (-item[1], item[0]))),
+        "shape": shape,
+        "rope": {key: value for key, value in asdict(spec.rope).items() if value is not None},
+        "vocabulary": _vocabulary(checkpoint.vocabulary()),
+    }
+
+
+def _vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
+    types = Counter(vocabulary.types)
+    return {
+        "source": vocabulary.source,
+        "model": vocabulary.model,
+        "pre": vocabulary.pre,
+        "tokens": len(vocabulary.tokens),
+        "types": {kind.name.lower(): types[kind] for kind in TokenType if kind in types},
+        "special": {
+            role: f"{token_id} {vocabulary.tokens[token_id]!r}" for role, token_id in vocabulary.special_ids.items()
+        },
+        "adds": [role for role, added in vocabulary.add_special.items() if added],
+        "chat_templates": list(vocabulary.chat_templates),
+    }

@@ -1,0 +1,61 @@
+"""The float type of every tensor in a layout without blocks: Hugging Face's and Megatron-Core's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mconv.convert.engine.local import CHUNK_WEIGHTS
+from mconv.convert.model.checkpoint import Checkpoint
+from mconv.convert.tensors.block_types import BlockType
+from mconv.convert.tensors.encodings import ConvertedTensor, encode, widen
+from mconv.convert.tensors.nodes import FLOAT_DTYPES, Tensor, row_count, row_length
+
+
+def typed_tensors(checkpoint: Checkpoint, wanted: BlockType | None) -> dict[str, Tensor]:
+    """Every tensor in the type that it is written in, by canonical name.
+
+    Args:
+        wanted: one type for all. None keeps what is stored; quantized tensors then get the `main_type`, and so does a
+            vector that the source's layout widened, if no value of it is rounded by that.
+    """
+    main = main_type(checkpoint.tensors)
+
+    def kind(tensor: Tensor) -> BlockType:
+        if wanted is not None:
+            return wanted
+        if tensor.dtype not in FLOAT_DTYPES:
+            return main
+        widened = checkpoint.float32_by_layout and tensor.dtype == "F32" != main.name
+        return main if widened and _is_exact(tensor, main) else BlockType[tensor.dtype]
+
+    return {name: convert_tensor(tensor, kind(tensor)) for name, tensor in checkpoint.tensors.items()}
+
+
+def main_type(tensors: Mapping[str, Tensor]) -> BlockType:
+    """The type that a model is in: the 16-bit type of its matrices, else what holds their values.
+
+    Quantized matrices become BF16, in which these models are published.
+    """
+    dtypes = {tensor.dtype for tensor in tensors.values() if len(tensor.shape) > 1}
+    for kind in (BlockType.BF16, BlockType.F16):
+        if kind.name in dtypes:
+            return kind
+    return BlockType.F32 if dtypes <= {"F32"} else BlockType.BF16
+
+
+def convert_tensor(tensor: Tensor, kind: BlockType) -> Tensor:
+    """The tensor in a float type; itself where that is what it is stored in."""
+    return tensor if tensor.dtype == kind.name else ConvertedTensor(tensor, kind)
+
+
+def _is_exact(tensor: Tensor, kind: BlockType) -> bool:
+    """Whether float32 values are values of a shorter type too. NaN is not: it is for the executor to find."""
+    rows = row_count(tensor.shape)
+    step = max(1, CHUNK_WEIGHTS // row_length(tensor.shape))
+    for start in range(0, rows, step):
+        values = tensor.read(start, min(start + step, rows))
+        if not np.array_equal(widen(encode(kind, values).view(FLOAT_DTYPES[kind.name])), values):
+            return False
+    return True

@@ -1,0 +1,139 @@
+"""Tensors as places that rows can be read from. Nothing but headers is in memory until a row range is asked for."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mconv.convert.errors import SourceError
+from mconv.convert.tensors.block_types import BlockType
+
+FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(np.uint16),
+}
+"""Storage of each float type in numpy. bfloat16 has no numpy type: its bits travel as uint16."""
+
+
+class Tensor(Protocol):
+    """A tensor whose rows can be read: rows run along the last axis, a vector counts as rows of one value."""
+
+    @property
+    def name(self) -> str:
+        """Canonical (Hugging Face) name."""
+
+    @property
+    def dtype(self) -> str:
+        """F32, F16, BF16, or the name of a GGUF block type."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes, slowest first."""
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Where it stands in the source: (file, place in the file). Converters keep this order."""
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) as stored: (stop - start, row length); raw bytes (rows, row bytes) of a block type."""
+
+
+def row_count(shape: tuple[int, ...]) -> int:
+    """Number of rows of a tensor of this shape."""
+    return math.prod(shape[:-1]) if len(shape) > 1 else math.prod(shape)
+
+
+def row_length(shape: tuple[int, ...]) -> int:
+    """Number of values in each row of a tensor of this shape."""
+    return shape[-1] if len(shape) > 1 else 1
+
+
+def stored_bytes(tensor: Tensor) -> int:
+    """Bytes of all rows as stored."""
+    kind = BlockType[tensor.dtype]
+    return math.prod(tensor.shape) // kind.block_weights * kind.block_bytes
+
+
+class SourceFile:
+    """A file opened once and read by many threads, each at its own offset."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle = path.open("rb", buffering=0)
+        self.size = os.fstat(self._handle.fileno()).st_size
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill the buffer from the offset.
+
+        Raises:
+            SourceError: the file ends before the buffer is full (it changed since its header was read).
+            OSError: it cannot be read; with the file's name.
+        """
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(self._handle.fileno(), [buffer[done:]], offset + done)
+            except OSError as error:
+                error.filename = str(self.path)
+                raise
+            if count == 0:
+                raise SourceError(
+                    f"{self.path.name}: the file ends at byte {offset + done}, inside a tensor",
+                    "the file was truncated while it was read; download or copy it again",
+                )
+            done += count
+
+
+@dataclass(frozen=True)
+class FileTensor:
+    """A tensor that lies contiguously in a file, rows one after the other."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: SourceFile
+    offset: int
+    row_bytes: int
+    position: tuple[int, int]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop), straight from the file into a fresh array."""
+        storage = FLOAT_DTYPES.get(self.dtype)
+        width = self.row_bytes if storage is None else self.row_bytes // storage.itemsize
+        rows = np.empty((stop - start, width), np.uint8 if storage is None else storage)
+        self.file.read_into(rows.data.cast("B"), self.offset + start * self.row_bytes)
+        return rows
+
+    def slice_rows(self, name: str, start: int, shape: tuple[int, ...]) -> FileTensor:
+        """The rows from `start` on as a tensor of their own, of the given shape."""
+        return replace(self, name=name, shape=shape, offset=self.offset + start * self.row_bytes)
+
+
+@dataclass(frozen=True)
+class ArrayTensor:
+    """A small tensor that is computed rather than stored."""
+
+    name: str
+    values: np.ndarray
+    position: tuple[int, int] = (-1, 0)
+
+    @property
+    def dtype(self) -> str:
+        """Always F32."""
+        return "F32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the values."""
+        return tuple(self.values.shape)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) of the values."""
+        rows = self.values.astype(np.float32).reshape(row_count(self.shape), row_length(self.shape))
+        return np.ascontiguousarray(rows[start:stop])

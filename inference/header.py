@@ -1,0 +1,72 @@
+"""What llama.cpp takes on faith in a GGUF header: it ends the process where one of these is wrong."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from mconv.convert.containers.gguf import read_gguf
+from mconv.convert.errors import FormatError
+from mconv.convert.model.metadata import Metadata
+from mconv.convert.model.spec import MAX_EXPERTS, MAX_LAYERS
+
+NO_VOCABULARY = ("no_vocab", "none")  # llama.cpp src/llama-vocab.cpp, llama_vocab::impl::load
+
+
+def check_header(path: Path) -> None:
+    """Refuse a file whose header would end the process.
+
+    Args:
+        path: the GGUF file; of a split model its first part.
+
+    Raises:
+        OSError: the file cannot be opened.
+        SourceError: it is shorter than its header claims.
+        FormatError: it is not GGUF, has no vocabulary, or has a value that llama.cpp aborts on.
+    """
+    path.stat()  # names the file that is missing, as any other error of the operating system does
+    metadata = read_gguf(path).metadata
+    _check_vocabulary(path, metadata)
+    _check_layers(path, metadata)
+    _check_experts(path, metadata)
+    _check_epsilons(path, metadata)
+
+
+def _check_vocabulary(path: Path, metadata: Metadata) -> None:
+    model = metadata.get("tokenizer.ggml.model")
+    if model and model.content in NO_VOCABULARY:
+        raise FormatError(f"{path}: the file has no vocabulary", "give a model with its tokenizer in the file")
+
+
+def _check_layers(path: Path, metadata: Metadata) -> None:
+    layers = _hyperparameter(metadata, "block_count", 1)
+    if isinstance(layers, int) and not 1 <= layers <= MAX_LAYERS:
+        raise FormatError(
+            f"{path}: block_count is {layers}", f"llama.cpp runs 1 to {MAX_LAYERS} layers; convert it again"
+        )
+
+
+def _check_experts(path: Path, metadata: Metadata) -> None:
+    experts, used = (_hyperparameter(metadata, key, 0) for key in ("expert_count", "expert_used_count"))
+    if not isinstance(experts, int) or not isinstance(used, int):  # a value for each layer
+        return
+    if not (0 < used <= experts <= MAX_EXPERTS or experts == used == 0):
+        raise FormatError(
+            f"{path}: expert_count is {experts} and expert_used_count {used}",
+            f"llama.cpp uses some of up to {MAX_EXPERTS} experts, or has none; convert it again",
+        )
+
+
+def _hyperparameter(metadata: Metadata, key: str, default: int) -> Any:
+    architecture = metadata.get("general.architecture")
+    value = metadata.get(f"{architecture.content}.{key}") if architecture else None
+    return value.content if value else default
+
+
+def _check_epsilons(path: Path, metadata: Metadata) -> None:
+    for key, value in metadata.items():
+        if key.endswith("_epsilon") and isinstance(value.content, float) and not 0 <= value.content < math.inf:
+            raise FormatError(
+                f"{path}: {key} is {value.content}", "it has to be finite and not negative; convert again"
+            )

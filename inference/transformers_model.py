@@ -1,0 +1,138 @@
+"""The original: a checkpoint's folder run by transformers, so that a conversion is measured and not only what followed.
+
+Weights are widened to float32 and everything is computed in it: bfloat16 arithmetic would add an error of its own, of
+the size of what a good quantization loses. Decoder layers are in memory one at a time where the whole model has no
+room; each then does its work for a group of chunks before it is let go.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from mconv.convert.errors import UsageError
+from mconv.inference.chunks import LOGITS_BYTES, LogitBlock, Schedule, first_scored
+from mconv.inference.llama_cpp_model import LlamaCppModel, spin_briefly
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mconv.convert.tokenizer import Vocabulary
+    from mconv.inference.model import ReadOn
+
+SHARE_OF_MEMORY = 0.5  # of what is free when the model is opened: the rest is for artifacts, and for files in the cache
+HIDDEN_BYTES = 128 << 20  # hidden states of the chunks that go through a layer together
+
+
+class TransformersModel:
+    """A Hugging Face or Megatron folder, to be used in a `with` block; a `mconv.inference.model.LanguageModel`.
+
+    Texts are tokenized by llama.cpp, with the vocabulary in the folder: whether that gives what the model's own
+    tokenizer does is another check's question, and the ids are those that llama-perplexity has for a conversion.
+
+    Args:
+        path: the folder.
+        threads: threads to work with; None takes every usable core.
+        hf_config: see `mconv.convert.layouts.megatron.reader.open_megatron`.
+
+    Raises:
+        UsageError: torch or transformers are not installed.
+        SourceError, FormatError, MappingError: the folder cannot be read, or is of a model that transformers has not.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None, hf_config: Path | None = None) -> None:
+        spin_briefly()
+        try:
+            import torch
+
+            from mconv.inference.streamed_model import StreamedModel
+        except ImportError as error:
+            raise UsageError(
+                f"{path}: running a checkpoint's folder takes torch and transformers ({error})",
+                "pip install 'mconv[original]'",
+            ) from error
+        from mconv.convert.engine.threads import default_threads
+        from mconv.convert.layouts import open_checkpoint
+        from mconv.inference.streamed_weights import Weights, available_memory
+
+        _, checkpoint = open_checkpoint(path, hf_config)
+        self.path = path
+        self.threads = threads or default_threads()
+        self.vocab_size = checkpoint.spec.vocab
+        self.trained_context = checkpoint.spec.context
+        self._hidden = checkpoint.spec.hidden
+        self._model = StreamedModel(checkpoint, Weights(checkpoint, int(available_memory() * SHARE_OF_MEMORY)))
+        self.in_memory = self._model.in_memory
+        self.provenance = checkpoint.provenance
+        self.vocabulary = _load_vocabulary(checkpoint.vocabulary(), path.name)
+        torch.set_num_threads(self.threads)
+
+    def __enter__(self) -> TransformersModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.vocabulary.__exit__(kind, error, trace)
+
+    def used_tokens(self) -> int:
+        """`vocab_size` less the tokens at its end that only fill the matrix up."""
+        return self.vocabulary.used_tokens()
+
+    def likeliest(self, tokens: np.ndarray, first: int) -> np.ndarray:
+        """The token that is likeliest after each position from `first` on, see `LanguageModel`."""
+        import numpy as np
+
+        hidden = self._model.hidden(tokens[None])[:, first:]
+        step = max(1, LOGITS_BYTES // (4 * self.vocab_size))
+        out = np.empty((min(step, hidden.shape[1]), self.vocab_size), np.float32)
+        parts = (hidden[:, start : start + step] for start in range(0, hidden.shape[1], step))
+        return np.concatenate([self._model.logits(part, out)[0].argmax(axis=1) for part in parts])
+
+    @contextmanager
+    def reader(self, length: int) -> Iterator[ReadOn]:  # noqa: ARG002 keys and values take the room they need
+        """Working memory for one sequence, see `LanguageModel`."""
+        import numpy as np
+
+        self._model.load()
+        cache = self._model.new_cache()
+        out = np.empty((1, self.vocab_size), np.float32)
+
+        def read_on(tokens: np.ndarray) -> np.ndarray:
+            hidden = self._model.hidden(tokens[None], cache)
+            return self._model.logits(hidden[:, -1:], out)[0, 0]
+
+        yield read_on
+
+    def scored_logits(self, chunks: np.ndarray, schedule: Schedule) -> Generator[LogitBlock, None, None]:
+        """Run every chunk and yield the logits of its scored positions, see `LogitSource`."""
+        import numpy as np
+
+        first = first_scored(schedule.length)
+        groups = max(1, HIDDEN_BYTES // (4 * self._hidden * schedule.length * schedule.parallel))
+        out = np.empty((schedule.rows, self.vocab_size), np.float32)
+        begin = end = 0
+        for step in schedule.steps():
+            if step.group.start >= end:
+                begin, end = step.group.start, step.group.start + groups * schedule.parallel
+                hidden = self._model.hidden(chunks[begin:end])[:, first:]
+            if step.rows:
+                group = slice(step.group.start - begin, step.group.stop - begin)
+                scored = hidden[group, step.first - first : step.stop - first]
+                yield from step.blocks(chunks, self._model.logits(scored, out))
+
+
+def _load_vocabulary(vocabulary: Vocabulary, name: str) -> LlamaCppModel:
+    """A vocabulary in llama.cpp, by way of a file without weights."""
+    from mconv.convert.containers.gguf import encode_header
+    from mconv.convert.model.metadata import string
+
+    header = encode_header({"general.architecture": string("llama"), **vocabulary.metadata()}, [])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}.gguf"
+        path.write_bytes(header)
+        return LlamaCppModel(path, vocabulary_only=True)

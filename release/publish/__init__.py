@@ -1,0 +1,1 @@
+"""From a release folder to the Hugging Face Hub."""

@@ -1,0 +1,175 @@
+"""Publishing a release folder: into a pull request, verified there, merged, verified again, tagged.
+
+Every step may be interrupted at any point. The next run finds out from the far side what is done, with the help of a
+small state file, and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mconv.convert.cli.console import note
+from mconv.convert.errors import PublishError
+from mconv.convert.hub.client import hub_client
+from mconv.convert.hub.errors import explain, reason
+from mconv.convert.hub.patience import Patience
+from mconv.release.files import CARD, STATE, FileDigest, read_folder
+from mconv.release.publish.names import check_repository, check_tag
+from mconv.release.publish.operations import MAIN, PublishPlan
+from mconv.release.publish.remote import Remote
+from mconv.release.publish.state import PublishState, exclusive, load_state
+from mconv.release.publish.steps import Steps
+from mconv.release.publish.survey import survey
+
+_PATIENCE = Patience()
+_NONE = Patience(attempts=1)
+
+
+@dataclass(frozen=True)
+class PublishOptions:
+    """How a release is published.
+
+    Attributes:
+        pull_request: through one; else straight to main, all at once.
+        delete_others: delete what the repository has besides, but .gitattributes; else it is left alone.
+        dry_run: ask the far side what it has, if it can be reached, and change nothing.
+    """
+
+    pull_request: bool = True
+    delete_others: bool = False
+    dry_run: bool = False
+
+
+_DEFAULT_OPTIONS = PublishOptions()
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What a run did, or in a dry run would do.
+
+    Attributes:
+        plan: what was left to do when it began.
+        url: of the repository.
+        pull_request: its number, if the files went through one.
+        commit: of main, with everything on it; None in a dry run.
+    """
+
+    plan: PublishPlan
+    url: str
+    pull_request: int | None = None
+    commit: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The members of the plan, and what came of it."""
+        return {**self.plan.to_json(), "url": self.url, "pull_request": self.pull_request, "commit": self.commit}
+
+
+def publish_folder(
+    folder: Path,
+    repo: str,
+    *,
+    private: bool,
+    tag: str | None = None,
+    options: PublishOptions = _DEFAULT_OPTIONS,
+    expected: Mapping[str, FileDigest] | None = None,
+    patience: Patience = _PATIENCE,
+) -> Publication:
+    """Make a repository on the Hub hold what a folder holds.
+
+    Args:
+        folder: a release; everything in it is published but hidden files and the state.
+        repo: `ORGANIZATION/NAME`; created if it does not exist.
+        private: visibility of a new repository. Nothing is published to a public one if this is set.
+        tag: a name for the published commit.
+        options: through a pull request or not, what becomes of other files, and whether it is done at all.
+        expected: sizes and sums that the files must have.
+        patience: how often and how long what fails is tried again.
+
+    Raises:
+        UsageError: the folder, or the name of the repository or of the tag, is none.
+        PublishError: the far side refused, could not be reached, or has not what was sent; or the folder is not whole.
+        DiskError: the state could not be written.
+    """
+    check_repository(repo)
+    if tag is not None:
+        check_tag(tag)
+    files = read_folder(folder, expected)
+    plan = PublishPlan(repo, files, private, options.pull_request, tag, options.delete_others)
+    with hub_client(patience):
+        try:
+            if options.dry_run:
+                return _look(plan, folder)
+            with exclusive(folder):
+                return _publish(plan, folder, Remote(repo, patience))
+        except Exception as error:
+            raise explain(error, repo) from error
+
+
+def _look(plan: PublishPlan, folder: Path) -> Publication:
+    """The plan; without what is on the far side where that cannot be asked."""
+    import httpx2
+    from huggingface_hub import get_token
+
+    remote = Remote(plan.repo, _NONE)
+    state = load_state(folder / STATE)
+    signed_in = get_token() is not None
+    try:
+        plan = survey(plan, folder, remote, remote.user() if signed_in else None, state)
+    except (httpx2.HTTPError, ConnectionError) as error:
+        note(f"note: what {plan.repo} has is not known: {reason(error)}")
+    if plan.exists is False and not signed_in:
+        note(f"note: what {plan.repo} has is not known: not signed in, and no public repository has this name")
+        plan = replace(plan, exists=None)
+    return Publication(plan, _url(plan.repo), plan.number)
+
+
+def _publish(plan: PublishPlan, folder: Path, remote: Remote) -> Publication:
+    from huggingface_hub import get_token, is_offline_mode
+
+    if is_offline_mode() and get_token():
+        raise PublishError("HF_HUB_OFFLINE keeps the Hub out of reach", "unset it, or look with --dry-run")
+    state_path = folder / STATE
+    state = load_state(state_path)
+    user = remote.persist(remote.user)
+    begun = plan = remote.persist(lambda: survey(plan, folder, remote, user, state))
+    if not plan.exists:
+        remote.persist(lambda: remote.api.create_repo(plan.repo, private=plan.private, exist_ok=True))
+        plan = remote.persist(lambda: survey(plan, folder, remote, user, state))
+    if plan.parent is None:
+        raise PublishError(f"{plan.repo}: the Hub does not say what {MAIN} is at", "run the same command again")
+    _look_ahead(plan, folder, remote)
+    steps = Steps(plan, folder, remote)
+    state = PublishState(plan.repo, plan.id, plan.parent, plan.number)
+    state.save(state_path)
+    if plan.pull_request and not (plan.merged and plan.number is None):
+        number = plan.number or steps.open_request(user)
+        state = replace(state, pull_request=number)
+        state.save(state_path)
+        if not plan.merged:
+            steps.upload_to_request(number)
+        commit = steps.merge(number, state.parent)
+    else:
+        commit = plan.parent if plan.merged else steps.upload_to_main(plan.parent)
+    steps.verify(commit, MAIN)
+    if plan.tag and not plan.tagged:
+        steps.tag(plan.tag, commit)
+    replace(state, commit=commit).save(state_path)
+    return Publication(begun, _url(plan.repo), state.pull_request, commit)
+
+
+def _look_ahead(plan: PublishPlan, folder: Path, remote: Remote) -> None:
+    """What is better known before there is a pull request, or gigabytes are sent."""
+    if plan.others and not plan.delete_others and not plan.merged:
+        names = ", ".join(plan.others[:5]) + (", ..." if len(plan.others) > 5 else "")
+        note(f"note: {plan.repo} has other files too, which stay (--delete-others removes them): {names}")
+    if CARD in plan.missing:
+        remote.persist(lambda: remote.check_card((folder / CARD).read_text("utf-8")))
+
+
+def _url(repo: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{repo}"

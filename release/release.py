@@ -1,0 +1,229 @@
+"""The steps of a release in their order, each done where it is not done yet: the whole of `mrelease` but publishing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from mconv.convert.cli.console import note
+from mconv.convert.errors import UsageError
+from mconv.release.card.card import PLOT
+from mconv.release.card.front_matter import gaps
+from mconv.release.checking import (
+    PAGE,
+    VALIDATION,
+    failed_gates,
+    judge,
+    measure,
+    measurement_step,
+    validation_files,
+    validation_text,
+)
+from mconv.release.documents import document_files
+from mconv.release.extras import LICENCE, extra_files
+from mconv.release.files import CARD, SUMS, FileDigest
+from mconv.release.ledger import Ledger, Step, content_step, open_ledger, read_ledger, write_contents
+from mconv.release.material import Material, open_material
+from mconv.release.project import Project
+from mconv.release.provenance import PROVENANCE
+from mconv.release.signing import SIGNATURE, check_signing, sign
+from mconv.release.weights import TypeFiles, plan_types, weights_step, write_weights
+
+EXTRAS = "extras"
+VALIDATED = "validation"
+DOCUMENTS = "documents"
+SIGNED = "signature"
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release in the making.
+
+    Attributes:
+        types: the files of each type, planned.
+        ledger: what is done.
+        threads: to work with.
+    """
+
+    project: Project
+    material: Material
+    types: Sequence[TypeFiles]
+    ledger: Ledger
+    threads: int
+
+    @cached_property
+    def weights(self) -> list[tuple[TypeFiles, Step]]:
+        """Each type with the step that makes its files."""
+        imatrix = self.project.recipe.imatrix
+        return [(files, weights_step(files, self.material, self.ledger, imatrix)) for files in self.types]
+
+    @cached_property
+    def extras(self) -> dict[str, bytes]:
+        """The small files that need no measuring."""
+        return extra_files(self.project, self.material, self.types)
+
+    @cached_property
+    def measurements(self) -> Step:
+        """The step that measures."""
+        return measurement_step(self.project.recipe, self.material, self.types, self.ledger)
+
+    @property
+    def signature(self) -> Step | None:
+        """The step that signs, where the recipe asks for it."""
+        signing = self.project.recipe.sign
+        if signing is None:
+            return None
+        files = (self.ledger.folder / SUMS, signing.private_key)
+        return Step(SIGNED, (SIGNATURE,), lambda: {path.name: self.ledger.digest(path).sha256 for path in files})
+
+    def build(self) -> None:
+        """Write the weights that are missing, in one read, and the small files.
+
+        Raises:
+            MconvError: see `write_weights` and `extra_files`.
+        """
+        if self.signature:
+            check_signing()
+        optional = [SIGNED] if self.signature else []
+        # What is in the way of the last step is said before the first.
+        self.ledger.check_free([*self.extras, VALIDATION, PAGE, CARD, PLOT, PROVENANCE, SUMS])
+        weights = (step.name for _, step in self.weights)
+        self.ledger.keep_only([*weights, EXTRAS, self.measurements.name, VALIDATED, DOCUMENTS, *optional])
+        missing = [(files, step) for files, step in self.weights if not self.ledger.is_done(step)]
+        if missing:
+            self._unseal()
+            write_weights(missing, self.material, self.ledger, self.project.recipe.imatrix, self.threads)
+        if not self.ledger.is_done(content_step(EXTRAS, self.extras)):
+            self._tell_gaps()
+        self._write(EXTRAS, self.extras)
+
+    def check(self, accepted: str | None) -> Mapping[str, Any]:
+        """Measure what was built, hold it to the gates, and finish the release with what came of it.
+
+        Args:
+            accepted: why failed gates are not to stop the release; of no account where none fails.
+
+        Returns:
+            the content of validation.json.
+
+        Raises:
+            UsageError: something is not built yet.
+            MconvError: see `measure`.
+        """
+        self.require_built()
+        if not self.ledger.is_done(self.measurements):
+            self._unseal()
+            measure(self.project.recipe, self.material, self.types, self.ledger, self.measurements, self.threads)
+        report = judge(self.ledger.folder, self.project.recipe.gates)
+        self._write(VALIDATED, validation_files(report))
+        write_contents(self.ledger, DOCUMENTS, self._documents(report, accepted))
+        if self.signature and not self.ledger.is_done(self.signature):
+            self._sign(self.signature)
+        return report
+
+    def is_checked(self) -> bool:
+        """Whether everything is built and measured, and held to the gates of the recipe."""
+        if not all(self.ledger.is_done(step) for _, step in self.weights) or not self.ledger.is_done(self.measurements):
+            return False
+        report = judge(self.ledger.folder, self.project.recipe.gates)
+        path = self.ledger.folder / VALIDATION
+        return self.ledger.is_intact(VALIDATED) and path.read_bytes() == validation_text(report)
+
+    def require_built(self) -> None:
+        """Refuse to go on with what is not there, or not from this recipe.
+
+        Raises:
+            UsageError: names what is missing.
+        """
+        missing = [files.type for files, step in self.weights if not self.ledger.is_done(step)]
+        if not self.ledger.is_done(content_step(EXTRAS, self.extras)):
+            missing.append("the small files")
+        if missing:
+            raise UsageError(
+                f"not built, changed since, or not from this recipe: {', '.join(missing)}", self._hint("build")
+            )
+
+    def require_checked(self) -> Mapping[str, Any]:
+        """The same for what was measured.
+
+        Returns:
+            the content of validation.json.
+
+        Raises:
+            UsageError: something is not built, or not measured since.
+        """
+        self.require_built()
+        if not self.is_checked():
+            raise UsageError("the release is not checked since it was built", self._hint("check"))
+        return judge(self.ledger.folder, self.project.recipe.gates)
+
+    def files(self, accepted: str | None) -> dict[str, FileDigest]:
+        """Size and sum of every file of a release that is finished.
+
+        Raises:
+            UsageError: it is not, or was finished with another reason to accept failed gates.
+        """
+        documents = self._documents(self.require_checked(), accepted)
+        steps = [content_step(DOCUMENTS, documents), *([self.signature] if self.signature else [])]
+        if not all(map(self.ledger.is_done, steps)):
+            why = "" if accepted is None else " --accept-failed-gates REASON"
+            raise UsageError("the release is not finished, or for another REASON", self._hint("check") + why)
+        return self._measured() | self.ledger.outputs(name for step in steps for name in step.outputs)
+
+    def _tell_gaps(self) -> None:
+        for line in gaps(self.project.recipe, self.material):
+            note(f"note: {line}")
+        if LICENCE not in self.extras:
+            note(f"note: no {LICENCE}: the source has none, and the recipe no licence_file")
+
+    def _write(self, name: str, files: Mapping[str, bytes]) -> None:
+        if not self.ledger.is_done(content_step(name, files)):
+            self._unseal()
+            write_contents(self.ledger, name, files)
+
+    def _documents(self, report: Mapping[str, Any], accepted: str | None) -> dict[str, bytes]:
+        reason = accepted if failed_gates(report) else None
+        return document_files(self.project, self.material, self.types, self.ledger, self._measured(), report, reason)
+
+    def _measured(self) -> dict[str, FileDigest]:
+        """The files that the card, the provenance and the sums speak of."""
+        weights = [name for files in self.types for name in files.parts]
+        return self.ledger.outputs([*weights, *self.extras, VALIDATION, PAGE])
+
+    def _sign(self, step: Step) -> None:
+        signing = self.project.recipe.sign
+        if signing is not None:
+            self.ledger.begin(step)
+            sign(self.ledger.folder, signing.private_key)
+            self.ledger.finish(step)
+
+    def _hint(self, command: str) -> str:
+        return f"run: mrelease {command} {self.project.path}"
+
+    def _unseal(self) -> None:
+        """Take away what says of the old files that they are whole."""
+        self.ledger.discard(DOCUMENTS, SIGNED)
+
+
+@contextmanager
+def open_work(project: Project, threads: int) -> Iterator[Release]:
+    """A release that is about to be worked on; nobody else works on it meanwhile.
+
+    Raises:
+        MconvError: see `open_material`, `plan_types` and `open_ledger`.
+    """
+    material = open_material(project)
+    for line in material.source.notes:
+        note(f"note: {line}")
+    types = plan_types(project.recipe, material)
+    with open_ledger(project.folder) as ledger:
+        yield Release(project, material, types, ledger, threads)
+
+
+def look_at(project: Project, threads: int) -> Release:
+    """A release as it stands, to be looked at and not changed."""
+    material = open_material(project)
+    return Release(project, material, plan_types(project.recipe, material), read_ledger(project.folder), threads)

@@ -1,0 +1,1 @@
+"""What tests share: builders of checkpoints and files, peers, a Hub on loopback."""
