@@ -14,6 +14,7 @@ from mconv.convert.errors import MappingError
 from mconv.convert.families import family_named
 from mconv.convert.model.checkpoint import Checkpoint
 from mconv.convert.tensors.nodes import Tensor, row_count, row_length
+from mconv.convert.tensors.orders import Listed
 from mconv.convert.tensors.rows import Rows
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Weights:
         import numpy as np
 
         wanted, places = np.unique(index, return_inverse=True)
-        stored = Rows((self._tensor(name),), wanted.astype(np.int64)).read(0, len(wanted))
+        stored = Rows((self._tensor(name),), Listed.of(wanted)).read(0, len(wanted))
         return _from_stored(stored).float()[places.reshape(index.shape)]
 
     def have_room(self, size: int) -> bool:

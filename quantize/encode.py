@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from mconv.convert.errors import QuantizationError
-from mconv.convert.families.table import Target
 from mconv.convert.tensors.block_types import BlockType
 from mconv.convert.tensors.encodings import widen
+from mconv.convert.tensors.rows import Target
 from mconv.quantize import ggml, kernels
 from mconv.quantize.imatrix import ImportanceMatrix
 

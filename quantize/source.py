@@ -11,14 +11,13 @@ from pathlib import Path
 from mconv.convert.containers.gguf import DEFAULT_ALIGNMENT
 from mconv.convert.containers.gguf_split import read_gguf_model
 from mconv.convert.errors import FormatError, MappingError
-from mconv.convert.families.table import Target
 from mconv.convert.layouts import open_checkpoint
 from mconv.convert.layouts.gguf.writer import model_metadata, model_targets, not_carried, stays_float32
 from mconv.convert.model.checkpoint import Checkpoint
 from mconv.convert.model.metadata import Metadata
 from mconv.convert.model.provenance import folder_name
 from mconv.convert.tensors.block_types import BlockType
-from mconv.convert.tensors.rows import Rows
+from mconv.convert.tensors.rows import Rows, Target
 from mconv.quantize.assign import SourceTensor
 from mconv.quantize.filetypes import FileType
 from mconv.quantize.mixture import ModelFacts

@@ -15,7 +15,8 @@ from typing import Any
 from mconv.convert.errors import FormatError, SourceError
 from mconv.convert.model.metadata import Metadata, Value, ValueType
 from mconv.convert.tensors.block_types import BlockType
-from mconv.convert.tensors.nodes import FileTensor, SourceFile, row_count
+from mconv.convert.tensors.files import SourceFile
+from mconv.convert.tensors.nodes import FileTensor, row_count
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -146,7 +147,7 @@ def read_gguf(path: Path, file_number: int = 0) -> GgufFile:
     """
     if not path.is_file():
         raise SourceError(f"{path}: no such file", "give the path of a GGUF file")
-    return _Reader(SourceFile(path)).read(file_number)
+    return _Reader(SourceFile.at(path)).read(file_number)
 
 
 class _Reader:

@@ -15,9 +15,10 @@ from typing import Any
 
 from mconv.convert.engine.plan import Plan, place_tensors
 from mconv.convert.errors import FormatError, SourceError
-from mconv.convert.families.table import Target
 from mconv.convert.tensors.block_types import BlockType
-from mconv.convert.tensors.nodes import FLOAT_DTYPES, FileTensor, SourceFile, row_length
+from mconv.convert.tensors.files import SourceFile
+from mconv.convert.tensors.nodes import FLOAT_DTYPES, FileTensor, row_length
+from mconv.convert.tensors.rows import Target
 
 # The limit of the safetensors package itself.
 _LARGEST_HEADER = 100_000_000
@@ -36,7 +37,7 @@ def read_tensors(path: Path, file_number: int) -> list[FileTensor]:
     """
     if not path.is_file():
         raise SourceError(f"{path.name}: no such file in {path.parent}", "download the missing shard")
-    file = SourceFile(path)
+    file = SourceFile.at(path)
     header, data_start = _read_header(file)
     header.pop("__metadata__", None)
     return [

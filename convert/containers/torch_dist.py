@@ -19,7 +19,8 @@ import numpy as np
 from mconv.convert.containers.pickles import global_name, is_name, read_pickle
 from mconv.convert.containers.torch_zip import StoredArray, TorchZip, open_file
 from mconv.convert.errors import FormatError, SourceError
-from mconv.convert.tensors.nodes import FLOAT_DTYPES, SourceFile, row_length
+from mconv.convert.tensors.files import SourceFile
+from mconv.convert.tensors.nodes import FLOAT_DTYPES, row_length
 
 INDEX = ".metadata"
 

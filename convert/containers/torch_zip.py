@@ -26,7 +26,8 @@ from mconv.convert.containers.pickles import (
     write_pickle,
 )
 from mconv.convert.errors import FormatError, SourceError
-from mconv.convert.tensors.nodes import FLOAT_DTYPES, SourceFile
+from mconv.convert.tensors.files import SourceFile
+from mconv.convert.tensors.nodes import FLOAT_DTYPES
 
 STORAGES = {"F32": "torch FloatStorage", "F16": "torch HalfStorage", "BF16": "torch BFloat16Storage"}
 """Names of the storages whose tensors can be carried, by dtype."""
@@ -263,4 +264,4 @@ def open_file(path: Path) -> SourceFile:
     """
     if not path.is_file():
         raise SourceError(f"{path.name}: no such file in {path.parent}", "copy the whole checkpoint")
-    return SourceFile(path)
+    return SourceFile.at(path)

@@ -25,10 +25,10 @@ from mconv.convert.cli.console import byte_progress, format_bytes
 from mconv.convert.engine.partial import discard, lock, partial_path, sync_folder
 from mconv.convert.engine.plan import Plan, PlannedTensor
 from mconv.convert.errors import DiskError, UsageError
-from mconv.convert.families.table import Target
 from mconv.convert.tensors.block_types import BlockType
 from mconv.convert.tensors.encodings import check_finite
 from mconv.convert.tensors.nodes import row_length
+from mconv.convert.tensors.rows import Target
 
 # Weights in a chunk: large enough that a call's overhead vanishes, small enough that every core has work to the end and
 # that a thread's buffers stay in a few megabytes.

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mconv.convert.containers.gguf import DEFAULT_ALIGNMENT, TensorInfo, encode_header, padded
-from mconv.convert.families.table import Target
 from mconv.convert.model.metadata import Metadata
 from mconv.convert.tensors.block_types import BlockType
+from mconv.convert.tensors.rows import Target
 
 
 class Envelope(Protocol):

@@ -4,37 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from mconv.convert.families.config import Config, read_spec, write_spec
 from mconv.convert.families.table import Drop, Family, Row
 from mconv.convert.model.spec import ModelSpec
-from mconv.convert.tensors.rows import qkv_by_group, rope_interleave
+from mconv.convert.tensors.orders import GroupedQkv, RotaryInterleaved, RowOrder
 
 
-def interleave_query(spec: ModelSpec) -> np.ndarray:
+def interleave_query(spec: ModelSpec) -> RowOrder:
     """Order of the query rows in GGUF."""
-    return rope_interleave(spec.heads, spec.head_dim)
+    return RotaryInterleaved(spec.heads, spec.head_dim)
 
 
-def interleave_key(spec: ModelSpec) -> np.ndarray:
+def interleave_key(spec: ModelSpec) -> RowOrder:
     """Order of the key rows in GGUF."""
-    return rope_interleave(spec.kv_heads, spec.head_dim)
+    return RotaryInterleaved(spec.kv_heads, spec.head_dim)
 
 
-def query_places(spec: ModelSpec) -> np.ndarray:
+def query_places(spec: ModelSpec) -> RowOrder:
     """Where the query rows stand in Megatron-Core's linear_qkv."""
-    return qkv_by_group(spec.heads, spec.kv_heads, spec.head_dim)[0]
+    return GroupedQkv("query", spec.heads, spec.kv_heads, spec.head_dim)
 
 
-def key_places(spec: ModelSpec) -> np.ndarray:
+def key_places(spec: ModelSpec) -> RowOrder:
     """Where the key rows stand in Megatron-Core's linear_qkv."""
-    return qkv_by_group(spec.heads, spec.kv_heads, spec.head_dim)[1]
+    return GroupedQkv("key", spec.heads, spec.kv_heads, spec.head_dim)
 
 
-def value_places(spec: ModelSpec) -> np.ndarray:
+def value_places(spec: ModelSpec) -> RowOrder:
     """Where the value rows stand in Megatron-Core's linear_qkv."""
-    return qkv_by_group(spec.heads, spec.kv_heads, spec.head_dim)[2]
+    return GroupedQkv("value", spec.heads, spec.kv_heads, spec.head_dim)
 
 
 def _untied(spec: ModelSpec) -> bool:

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from mconv.convert.errors import MappingError, MconvError, ShapeError
 from mconv.convert.model.spec import ModelSpec
 from mconv.convert.tensors.nodes import FileTensor, Tensor, row_count
-from mconv.convert.tensors.rows import ArrangedTensor, Rows, invert
+from mconv.convert.tensors.orders import Inverse, RowOrder, part_of
+from mconv.convert.tensors.rows import ArrangedTensor, Rows, Target
 
 
 def always(_: ModelSpec) -> bool:
@@ -43,11 +42,11 @@ class Row:
     hf: str
     gguf: str
     shape: tuple[str, ...]
-    arrange: Callable[[ModelSpec], np.ndarray] | None = None
+    arrange: Callable[[ModelSpec], RowOrder] | None = None
     required: Callable[[ModelSpec], bool] = always
     group: str = ""
     megatron: str = ""
-    places: Callable[[ModelSpec], np.ndarray] | None = None
+    places: Callable[[ModelSpec], RowOrder] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,21 +95,6 @@ class Family:
     write_config: Callable[[ModelSpec, str], dict[str, Any]] | None = None
     gguf_architecture: str | None = None
     mixture: bool = False
-
-
-@dataclass(frozen=True)
-class Target:
-    """One tensor that the target layout wants: its name there, its shape, and where its rows come from."""
-
-    name: str
-    shape: tuple[int, ...]
-    rows: Rows
-
-    def place(self, row: int, column: int) -> str:
-        """One value, in the words of the source that a user can look at."""
-        source, source_row = self.rows.locate(row)
-        also = f" ({self.name})" if self.name != source.name else ""
-        return f"tensor {source.name}{also}, row {source_row}, column {column}"
 
 
 def gguf_targets(family: Family, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> list[Target]:
@@ -216,14 +200,14 @@ def _parts(row: Row, layer: int, spec: ModelSpec, tensor: FileTensor) -> Iterabl
             tensor.shape,
             expected,
         )
-    order = None if row.arrange is None else invert(row.arrange(spec))
+    order = None if row.arrange is None else Inverse((row.arrange(spec),))
     height = row_count(shape)
     for place, name in enumerate(source_names(row, layer, spec)):
         start = place * height
         if order is None:
             yield tensor.slice_rows(name, start, shape)
         else:
-            yield ArrangedTensor(name, shape, Rows((tensor,), order[start : start + height]), tensor.position)
+            yield ArrangedTensor(name, shape, Rows((tensor,), part_of(order, start, start + height)), tensor.position)
 
 
 def dropped(family: Family, name: str) -> str | None:
@@ -280,8 +264,8 @@ def _target(row: Row, layer: int, spec: ModelSpec, sources: list[Tensor]) -> Tar
     shape = sources[0].shape
     if "{expert}" in row.hf:
         shape = (len(sources), *shape)
-    index = row.arrange(spec) if row.arrange else None
-    return Target(row.gguf.format(layer=layer), shape, Rows(tuple(sources), index))
+    order = row.arrange(spec) if row.arrange else None
+    return Target(row.gguf.format(layer=layer), shape, Rows(tuple(sources), order))
 
 
 def _unknown(name: str, count: int, family: Family, known: Sequence[str]) -> MappingError:

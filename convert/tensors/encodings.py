@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mconv.convert.errors import QuantizationError, SourceError
-from mconv.convert.families.table import Target
 from mconv.convert.tensors.block_types import BlockType
 from mconv.convert.tensors.nodes import FLOAT_DTYPES, Tensor
-from mconv.convert.tensors.rows import Rows
+from mconv.convert.tensors.rows import Rows, Target
 
 _BF16_EXPONENT = np.uint16(0x7F80)
 

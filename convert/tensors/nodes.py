@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from mconv.convert.errors import SourceError
 from mconv.convert.tensors.block_types import BlockType
+from mconv.convert.tensors.files import SourceFile
 
 FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
@@ -60,36 +58,6 @@ def stored_bytes(tensor: Tensor) -> int:
     return math.prod(tensor.shape) // kind.block_weights * kind.block_bytes
 
 
-class SourceFile:
-    """A file opened once and read by many threads, each at its own offset."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._handle = path.open("rb", buffering=0)
-        self.size = os.fstat(self._handle.fileno()).st_size
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill the buffer from the offset.
-
-        Raises:
-            SourceError: the file ends before the buffer is full (it changed since its header was read).
-            OSError: it cannot be read; with the file's name.
-        """
-        done = 0
-        while done < len(buffer):
-            try:
-                count = os.preadv(self._handle.fileno(), [buffer[done:]], offset + done)
-            except OSError as error:
-                error.filename = str(self.path)
-                raise
-            if count == 0:
-                raise SourceError(
-                    f"{self.path.name}: the file ends at byte {offset + done}, inside a tensor",
-                    "the file was truncated while it was read; download or copy it again",
-                )
-            done += count
-
-
 @dataclass(frozen=True)
 class FileTensor:
     """A tensor that lies contiguously in a file, rows one after the other."""
@@ -116,24 +84,29 @@ class FileTensor:
 
 
 @dataclass(frozen=True)
-class ArrayTensor:
-    """A small tensor that is computed rather than stored."""
+class ConstantTensor:
+    """A small float32 tensor that is computed rather than stored.
+
+    Attributes:
+        data: its values, row after row.
+    """
 
     name: str
-    values: np.ndarray
+    shape: tuple[int, ...]
+    data: bytes = field(repr=False)
     position: tuple[int, int] = (-1, 0)
+
+    @classmethod
+    def of(cls, name: str, values: np.ndarray) -> ConstantTensor:
+        """The tensor of these values."""
+        return cls(name, values.shape, np.ascontiguousarray(values, np.float32).tobytes())
 
     @property
     def dtype(self) -> str:
         """Always F32."""
         return "F32"
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the values."""
-        return tuple(self.values.shape)
-
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop) of the values."""
-        rows = self.values.astype(np.float32).reshape(row_count(self.shape), row_length(self.shape))
-        return np.ascontiguousarray(rows[start:stop])
+        """Rows [start, stop) of the values, float32 (stop - start, row length)."""
+        rows = np.frombuffer(self.data, np.float32).reshape(row_count(self.shape), row_length(self.shape))
+        return rows[start:stop].copy()

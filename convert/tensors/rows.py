@@ -1,7 +1,7 @@
-"""Rows, and the named arrangements of rows: all that ever separates two layouts of one model.
+"""Rows: all that ever separates two layouts of one model.
 
-Row `r` of a target is row `index[r]` of its concatenated sources; no index means as they stand. A value is never
-touched, so every arrangement is undone exactly by `invert`.
+Row `r` of a target is row `index[r]` of its concatenated sources; no order means as they stand. A value is never
+touched, so every arrangement is undone exactly.
 """
 
 from __future__ import annotations
@@ -14,44 +14,10 @@ from itertools import accumulate
 import numpy as np
 
 from mconv.convert.tensors.nodes import Tensor, row_count
-
-Index = np.ndarray | range | None
-"""Source row of each target row (int64, or a range where they follow each other), or None for the identity."""
+from mconv.convert.tensors.orders import Consecutive, RowOrder, index_of, invert, part_of
 
 # Two wanted rows this close are read in one go: a seek costs more than the bytes between them.
 _READ_THROUGH_ROWS = 256
-
-
-def rope_interleave(heads: int, head_dim: int) -> np.ndarray:
-    """Rows of Q or K from Hugging Face's half-split rotary order to GGUF's interleaved one.
-
-    transformers rotates value i with value i + head_dim/2; llama.cpp's `llama` architectures rotate neighbours 2i and
-    2i+1. Within each head, target row 2i + s is source row s * head_dim/2 + i.
-
-    Returns:
-        int64 index of heads * head_dim rows.
-    """
-    rows = np.arange(heads * head_dim, dtype=np.int64).reshape(heads, 2, head_dim // 2)
-    return rows.swapaxes(1, 2).reshape(-1)
-
-
-def qkv_by_group(heads: int, kv_heads: int, head_dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the rows of Q, K and V stand in Megatron-Core's fused linear_qkv.
-
-    Each key-value head has its group of query heads before it: [q_0 .. q_n-1, k, v], each head_dim rows (Megatron-LM
-    megatron/core/transformer/attention.py, `get_query_key_value_tensors`). Rotary order is Hugging Face's.
-
-    Returns:
-        Three int64 indices, of heads * head_dim, kv_heads * head_dim and kv_heads * head_dim rows.
-    """
-    queries = heads // kv_heads
-    rows = np.arange((heads + 2 * kv_heads) * head_dim, dtype=np.int64).reshape(kv_heads, queries + 2, head_dim)
-    return rows[:, :queries].reshape(-1), rows[:, queries].reshape(-1), rows[:, queries + 1].reshape(-1)
-
-
-def invert(index: np.ndarray) -> np.ndarray:
-    """The index that undoes a permutation of rows."""
-    return np.argsort(index, kind="stable")
 
 
 @dataclass(frozen=True)
@@ -60,11 +26,11 @@ class Rows:
 
     Attributes:
         sources: tensors of one dtype and one row length, in the order of their concatenation (stacked experts, say).
-        index: source row of each target row (a range has no steps), or None for the concatenation as it stands.
+        order: which source row each target row is; None for the concatenation as it stands.
     """
 
     sources: tuple[Tensor, ...]
-    index: Index = None
+    order: RowOrder | None = None
 
     @property
     def dtype(self) -> str:
@@ -74,15 +40,15 @@ class Rows:
     @property
     def count(self) -> int:
         """Number of rows."""
-        return sum(row_count(source.shape) for source in self.sources) if self.index is None else len(self.index)
+        return self.order.count if self.order else sum(row_count(source.shape) for source in self.sources)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Target rows [start, stop) as stored: (stop - start, row length)."""
-        if self.index is None:
+        if self.order is None:
             return self._span(start, stop)
-        wanted = self.index[start:stop]
-        if isinstance(wanted, range):
-            return self._span(wanted.start, wanted.stop)
+        if isinstance(self.order, Consecutive):
+            return self._span(self.order.start + start, self.order.start + stop)
+        wanted = index_of(self.order)[start:stop]
         first, last = int(wanted.min()), int(wanted.max()) + 1
         if last - first <= len(wanted) + _READ_THROUGH_ROWS:
             return self._span(first, last)[wanted - first]
@@ -94,11 +60,13 @@ class Rows:
 
     def part(self, start: int, stop: int) -> Rows:
         """Target rows [start, stop) alone."""
-        return Rows(self.sources, (range(self.count) if self.index is None else self.index)[start:stop])
+        if (start, stop) == (0, self.count):
+            return self
+        return Rows(self.sources, part_of(self.order or Consecutive(0, self.count), start, stop))
 
     def locate(self, row: int) -> tuple[Tensor, int]:
         """The source of a target row, and its row there."""
-        place = row if self.index is None else int(self.index[row])
+        place = row if self.order is None else int(index_of(self.order)[row])
         found = bisect_right(self._starts(), place) - 1
         return self.sources[found], place - self._starts()[found]
 
@@ -139,3 +107,18 @@ class ArrangedTensor:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop) as stored: (stop - start, row length)."""
         return self.rows.read(start, stop)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One tensor that the target layout wants: its name there, its shape, and where its rows come from."""
+
+    name: str
+    shape: tuple[int, ...]
+    rows: Rows
+
+    def place(self, row: int, column: int) -> str:
+        """One value, in the words of the source that a user can look at."""
+        source, source_row = self.rows.locate(row)
+        also = f" ({self.name})" if self.name != source.name else ""
+        return f"tensor {source.name}{also}, row {source_row}, column {column}"

@@ -14,7 +14,7 @@ from mconv.convert.model.metadata import Value
 from mconv.convert.tensors.block_types import BlockType
 from mconv.convert.tensors.encodings import widen
 from mconv.convert.tensors.nodes import FileTensor, row_count
-from mconv.convert.tensors.rows import invert, rope_interleave
+from mconv.convert.tensors.orders import RotaryInterleaved, index_of, invert
 from mconv.quantize import ggml
 
 
@@ -71,7 +71,7 @@ def interleave_again(path: Path, *names: str) -> None:
 
 def _interleave(path: Path, name: str) -> np.ndarray:
     head_dim = read_gguf(path).metadata["llama.rope.dimension_count"].content
-    return rope_interleave(find(path, name).shape[0] // head_dim, head_dim)
+    return index_of(RotaryInterleaved(find(path, name).shape[0] // head_dim, head_dim))
 
 
 def swap(path: Path, one: str, other: str) -> None:

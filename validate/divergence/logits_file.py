@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from mconv.convert.cli.console import format_bytes
 from mconv.convert.engine.partial import lock, naming, partial_path
 from mconv.convert.errors import DiskError, FormatError, SourceError
-from mconv.convert.tensors.nodes import SourceFile
+from mconv.convert.tensors.files import SourceFile
 from mconv.inference.chunks import LogitBlock, Schedule, first_scored, scored_per_chunk
 from mconv.validate.divergence.softmax import CACHED_LOGITS, softmax
 
@@ -62,7 +62,7 @@ class LogitsFile:
         import numpy as np
 
         self.path = path
-        self._file = SourceFile(path)
+        self._file = SourceFile.at(path)
         header = bytearray(_HEADER.size)
         if self._file.size < len(header):
             raise SourceError(f"{path}: ends inside its header", "the file was cut off; save the logits again")

@@ -14,7 +14,8 @@ from mconv.convert.errors import QuantizationError, SourceError
 from mconv.convert.tensors.block_types import BlockType
 from mconv.convert.tensors.encodings import ConvertedTensor
 from mconv.convert.tensors.nodes import Tensor, row_count
-from mconv.convert.tensors.rows import ArrangedTensor, Rows, invert
+from mconv.convert.tensors.orders import Inverse, Listed, RowOrder
+from mconv.convert.tensors.rows import ArrangedTensor, Rows
 from mconv.validate.weights.comparison import Comparison
 from mconv.validate.weights.errors import LIMITS, Sums
 from mconv.validate.weights.kernels import measure
@@ -79,10 +80,10 @@ class _Suspect:
             sums = sums.add(measure(read_values(self.pair.found, low, high), read_values(view, low, high)))
         return sums
 
-    def reordered(self, index: np.ndarray) -> Tensor:
-        """The reference with row `index[r]` for row r."""
+    def reordered(self, order: RowOrder) -> Tensor:
+        """The reference with its rows in another order."""
         reference = self.pair.reference
-        return ArrangedTensor(reference.name, reference.shape, Rows((reference,), index), reference.position)
+        return ArrangedTensor(reference.name, reference.shape, Rows((reference,), order), reference.position)
 
 
 def explain(pair: Pair, compared: Comparison, others: Mapping[str, Pair], *, gguf: bool) -> Fault:
@@ -153,8 +154,8 @@ def _find_rotary_order(suspect: _Suspect, gguf: bool) -> Fault | None:
     if order is None:
         return None
     said = _SAID_OF_GGUF if gguf else _SAID_OF_FOLDERS
-    for index, what in zip((order, invert(order)), said, strict=True):
-        if suspect.is_like(suspect.reordered(index)):
+    for tried, what in zip((order, Inverse((order,))), said, strict=True):
+        if suspect.is_like(suspect.reordered(tried)):
             return Fault("rows_permuted", what)
     return None
 
@@ -182,7 +183,7 @@ def _find_other(suspect: _Suspect, others: Mapping[str, Pair], gguf: bool) -> Fa
 def _in_its_place(other: Pair, own: Pair) -> Tensor:
     """A tensor of the reference as it looks in the place of another, the rows of one of the two being interleaved."""
     reference = other.reference
-    order = other.place.order if own.place.order is None else invert(own.place.order)
+    order = other.place.order if own.place.order is None else Inverse((own.place.order,))
     return ArrangedTensor(reference.name, reference.shape, Rows((reference,), order), reference.position)
 
 
@@ -205,7 +206,7 @@ def _find_moved_rows(suspect: _Suspect) -> Fault | None:
     shift = int(np.median((places - rows)[moved]))
     index = np.clip(np.arange(suspect.count) + shift, 0, suspect.count - 1)
     begin, end = max(0, -shift), min(suspect.count, suspect.count - shift)
-    if suspect.errors(suspect.reordered(index), begin, end).relative_rmse <= suspect.likeness:
+    if suspect.errors(suspect.reordered(Listed.of(index)), begin, end).relative_rmse <= suspect.likeness:
         return Fault("rows_shifted", f"has its rows shifted: row r holds the reference's row r{shift:+d}")
     example = int(moved.argmax())
     return Fault(

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from mconv.convert.errors import ShapeError, SourceError
 from mconv.convert.families import family_named
 from mconv.convert.families.table import Family, Target, gguf_targets, source_names
 from mconv.convert.model.checkpoint import Checkpoint
 from mconv.convert.model.spec import ModelSpec
 from mconv.convert.tensors.nodes import Tensor
+from mconv.convert.tensors.orders import RowOrder
 from mconv.convert.tensors.rows import ArrangedTensor, Rows
 from mconv.validate.findings import Finding
 from mconv.validate.weights.artifact import Artifact, open_artifact
@@ -35,7 +34,7 @@ class Place:
     gguf: str
     layer: int | None
     expert: int | None
-    order: np.ndarray | None
+    order: RowOrder | None
 
     @property
     def kind(self) -> str:

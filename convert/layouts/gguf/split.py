@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from mconv.convert.containers.gguf import DEFAULT_ALIGNMENT, TensorInfo, padded
 from mconv.convert.engine.plan import Plan, lay_out
 from mconv.convert.errors import UsageError
-from mconv.convert.families.table import Target
 from mconv.convert.model.metadata import Metadata, Value, ValueType
 from mconv.convert.tensors.block_types import BlockType
+from mconv.convert.tensors.rows import Target
 
 # The number of parts has 16 bits in the file.
 _MAX_PARTS = (1 << 16) - 1

@@ -9,13 +9,13 @@ import numpy as np
 
 from mconv.convert.engine.plan import Plan, lay_out
 from mconv.convert.families import family_named
-from mconv.convert.families.table import Target, gguf_targets
+from mconv.convert.families.table import gguf_targets
 from mconv.convert.model.checkpoint import Checkpoint
 from mconv.convert.model.metadata import Metadata, float32, string, uint32
 from mconv.convert.model.spec import ModelSpec
 from mconv.convert.tensors.block_types import BlockType
-from mconv.convert.tensors.nodes import ArrayTensor
-from mconv.convert.tensors.rows import Rows
+from mconv.convert.tensors.nodes import ConstantTensor
+from mconv.convert.tensors.rows import Rows, Target
 
 # ggml.h, GGML_QNT_VERSION.
 QUANTIZATION_VERSION = 2
@@ -55,7 +55,7 @@ def model_targets(checkpoint: Checkpoint) -> list[Target]:
     factors = rope_factors(spec)
     if factors is None:
         return targets
-    rows = Rows((ArrayTensor("rope_freqs.weight", factors),))
+    rows = Rows((ConstantTensor.of("rope_freqs.weight", factors),))
     return [Target("rope_freqs.weight", factors.shape, rows), *targets]
 
 

@@ -13,14 +13,13 @@ from mconv.convert.engine.local import Output, check_outputs, run
 from mconv.convert.engine.partial import PARTIAL, discard
 from mconv.convert.engine.plan import Plan
 from mconv.convert.errors import DiskError, UsageError
-from mconv.convert.families.table import Target
 from mconv.convert.layouts.hf.sidecars import CONFIG, TOKENIZER_FILES, encode_json, sidecar_files
 from mconv.convert.model.checkpoint import Checkpoint
 from mconv.convert.tensors.block_types import BlockType
 from mconv.convert.tensors.dtypes import main_type, typed_tensors
 from mconv.convert.tensors.encodings import encode_floats
 from mconv.convert.tensors.nodes import row_length
-from mconv.convert.tensors.rows import Rows
+from mconv.convert.tensors.rows import Rows, Target
 
 _INDEX = "model.safetensors.index.json"
 

@@ -17,12 +17,13 @@ import numpy as np
 
 from mconv.convert.containers.torch_dist import ChunkedTensor, TensorSlice
 from mconv.convert.errors import MappingError, MconvError, ShapeError, SourceError
-from mconv.convert.families.table import Family, Mapped, Row, Target, source_names
+from mconv.convert.families.table import Family, Mapped, Row, source_names
 from mconv.convert.model.spec import ModelSpec
 from mconv.convert.tensors.block_types import BlockType
 from mconv.convert.tensors.dtypes import convert_tensor
 from mconv.convert.tensors.nodes import FLOAT_DTYPES, Tensor
-from mconv.convert.tensors.rows import ArrangedTensor, Index, Rows, invert
+from mconv.convert.tensors.orders import Consecutive, Inverse, RowOrder
+from mconv.convert.tensors.rows import ArrangedTensor, Rows, Target
 
 LAYER, EXPERT = ".{layer}", ".{expert}"
 
@@ -120,7 +121,7 @@ class _Store:
         pieces = self._find(row.megatron, layer, expert)
         if pieces:
             self._check(row, name, pieces)
-            return Rows(pieces, self._index(row, pieces))
+            return Rows(pieces, self._order(row, pieces))
         if row.required(self._spec):
             raise MappingError(
                 f"tensor {row.megatron.replace(LAYER, '').replace(EXPERT, '')}, which holds {name}, is missing",
@@ -181,13 +182,13 @@ class _Store:
                 (expected, *rest),
             )
 
-    def _index(self, row: Row, pieces: tuple[TensorSlice, ...]) -> Index:
+    def _order(self, row: Row, pieces: tuple[TensorSlice, ...]) -> RowOrder | None:
         if row.places is not None:
             return row.places(self._spec)
         start, height = self._starts[row.hf], self._spec.dimension(row.shape[0])
         # What follows is another tensor, or what Megatron-LM pads the vocabulary with, so that ranks have equal parts.
         alone = height == sum(piece.shape[0] for piece in pieces)
-        return None if alone else range(start, start + height)
+        return None if alone else Consecutive(start, start + height)
 
 
 def _places(family: Family, spec: ModelSpec) -> Iterator[tuple[Row, int, int, str]]:
@@ -245,9 +246,9 @@ def megatron_tensors(family: Family, spec: ModelSpec, tensors: Mapping[str, Tens
         kinds = {source.dtype for part in sources for source in part}
         kind = BlockType[kinds.pop()] if len(kinds) == 1 else BlockType.F32
         key = template.replace(LAYER, "").replace(EXPERT, "")
-        shape, index = _fused_shape(present, spec), _fused_order(present, spec)
+        shape, order = _fused_shape(present, spec), _fused_order(present, spec)
         parts = (tuple(convert_tensor(source, kind) for source in part) for part in sources)
-        planned.append(MegatronTensor(key, leading, tuple(Target(key, shape, Rows(part, index)) for part in parts)))
+        planned.append(MegatronTensor(key, leading, tuple(Target(key, shape, Rows(part, order)) for part in parts)))
     if unused:
         raise MappingError(
             f"tensor {min(unused)} has no place in the {family.name} family",
@@ -282,7 +283,7 @@ def _fused_shape(rows: list[Row], spec: ModelSpec) -> tuple[int, ...]:
     return (height, *(spec.dimension(axis) for axis in rows[0].shape[1:]))
 
 
-def _fused_order(rows: list[Row], spec: ModelSpec) -> Index:
+def _fused_order(rows: list[Row], spec: ModelSpec) -> RowOrder | None:
     """The order of the fused rows; none where they only follow each other, as up follows gate."""
-    places = [row.places(spec) for row in rows if row.places is not None]
-    return invert(np.concatenate(places)) if places else None
+    places = tuple(row.places(spec) for row in rows if row.places is not None)
+    return Inverse(places) if places else None

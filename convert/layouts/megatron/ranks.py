@@ -23,7 +23,8 @@ from mconv.convert.containers.torch_zip import StoredArray, TorchZip, open_file
 from mconv.convert.errors import FormatError, SourceError
 from mconv.convert.families import families
 from mconv.convert.layouts.megatron.keys import EXPERT, LAYER, canonical_key
-from mconv.convert.tensors.nodes import FLOAT_DTYPES, SourceFile
+from mconv.convert.tensors.files import SourceFile
+from mconv.convert.tensors.nodes import FLOAT_DTYPES
 
 FOLDERS = "mp_rank_*"
 

@@ -27,7 +27,6 @@ from mconv.convert.engine.partial import partial_path, replacing
 from mconv.convert.engine.plan import Plan, PlannedTensor
 from mconv.convert.errors import DiskError, UsageError
 from mconv.convert.families import family_named
-from mconv.convert.families.table import Target
 from mconv.convert.layouts.hf.sidecars import sidecar_files
 from mconv.convert.layouts.megatron.arguments import arguments_of
 from mconv.convert.layouts.megatron.keys import MegatronTensor, megatron_tensors, separate_norm_key
@@ -38,6 +37,7 @@ from mconv.convert.tensors.block_types import BlockType
 from mconv.convert.tensors.dtypes import main_type, typed_tensors
 from mconv.convert.tensors.encodings import encode_floats
 from mconv.convert.tensors.nodes import FLOAT_DTYPES, row_length
+from mconv.convert.tensors.rows import Target
 
 RELEASE = "release"
 """What the tracker says of a checkpoint that no training step made."""

@@ -10,7 +10,7 @@ import pytest
 
 from mconv.convert.containers.gguf import read_gguf
 from mconv.convert.model.metadata import float32, uint32
-from mconv.convert.tensors.rows import rope_interleave
+from mconv.convert.tensors.orders import RotaryInterleaved, index_of
 
 from support import mutations
 from support.weight_checks import EXPERT, LAYER, Make, Mutation, compare, edit_config, found, spoil
@@ -209,7 +209,7 @@ def test_a_mistake_with_experts_is_named(mistake: str, kind: str, experts: Path,
 
 def interleave(tensors: dict) -> None:
     name = LAYER + "self_attn.k_proj.weight"
-    tensors[name] = tensors[name][rope_interleave(2, 64)]
+    tensors[name] = tensors[name][index_of(RotaryInterleaved(2, 64))]
 
 
 MISTAKES_OF_FOLDERS: dict[str, tuple[Mutation, list[tuple[str, str]]]] = {
