@@ -408,17 +408,18 @@ def test_a_disk_that_fails_in_the_middle_leaves_nothing(dense: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("module", "number"), [("convert", signal.SIGINT), ("quantize", signal.SIGINT), ("quantize", signal.SIGTERM)]
+    ("module", "number"),
+    [("convert.cli.main", signal.SIGINT), ("quantize.cli", signal.SIGINT), ("quantize.cli", signal.SIGTERM)],
 )
 def test_an_interrupt_leaves_nothing(module: str, number: int, tmp_path: Path) -> None:
     source = checkpoints.mistral(tmp_path / "big", hidden_size=1024, intermediate_size=8192, num_hidden_layers=12)
     out = tmp_path / "out"
     out.mkdir()
     arguments = {
-        "convert": ["hf-to-gguf", source, out / "a.gguf", "--outtype", "q8_0"],
-        "quantize": [source, "--type", "IQ4_XS", "--type", "Q4_K_M", "--output-dir", out],
+        "convert.cli.main": ["hf-to-gguf", source, out / "a.gguf", "--outtype", "q8_0"],
+        "quantize.cli": [source, "--type", "IQ4_XS", "--type", "Q4_K_M", "--output-dir", out],
     }[module]
-    process = subprocess.Popen([sys.executable, "-m", f"{module}.cli", *arguments], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", f"mconv.{module}", *arguments], stderr=subprocess.PIPE, text=True)
     while not list(out.glob("*.partial")):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
