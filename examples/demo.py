@@ -16,7 +16,8 @@ from typing import Any
 
 import click
 
-from mconv.convert.cli.console import emit_table, format_bytes
+from mconv.convert.cli.console import emit_table
+from mconv.convert.reporting import format_bytes
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE / "tiny-mistral"

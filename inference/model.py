@@ -151,7 +151,7 @@ def check_models(paths: Sequence[Path], hf_config: Path | None = None) -> None:
         raise UsageError("none of these is a Megatron checkpoint", "leave --hf-config out")
     for path in paths:
         if path.is_dir():
-            open_checkpoint(path, _for_megatron(path, hf_config))
+            open_checkpoint(path, hf_config=_for_megatron(path, hf_config))
         else:
             check_header(path)
 

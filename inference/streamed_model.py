@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from mconv.convert.errors import MappingError, SourceError
 from mconv.convert.families import family_named
-from mconv.convert.layouts.hf.sidecars import CONFIG
+from mconv.convert.layouts.hf.names import CONFIG
 from mconv.convert.model.checkpoint import Checkpoint
 from mconv.inference.streamed_weights import Weights
 

@@ -59,7 +59,7 @@ class TransformersModel:
         from mconv.convert.layouts import open_checkpoint
         from mconv.inference.streamed_weights import Weights, available_memory
 
-        _, checkpoint = open_checkpoint(path, hf_config)
+        checkpoint = open_checkpoint(path, hf_config=hf_config)
         self.path = path
         self.threads = threads or default_threads()
         self.vocab_size = checkpoint.spec.vocab

@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING
 import click
 
 from mconv.convert import __version__
-from mconv.convert.cli.console import emit_json, emit_table, format_bytes, note, run_command
+from mconv.convert.cli.console import emit_json, emit_table, note, progress_bar, run_command
 from mconv.convert.cli.options import (
     dry_run_option,
     hf_config_option,
     json_option,
+    keep_partial_option,
     overwrite_option,
     path_type,
     threads_option,
 )
 from mconv.convert.cli.output import describe
 from mconv.convert.errors import DiskError, UsageError
+from mconv.convert.reporting import format_bytes
 
 if TYPE_CHECKING:
-    from mconv.convert.engine.local import Output
+    from mconv.convert.engine.outputs import Output
     from mconv.quantize.plan import QuantizationPlan
 
 
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 @dry_run_option
 @json_option
 @overwrite_option
+@keep_partial_option
 def cli(
     source: Path,
     types: tuple[str, ...],
@@ -66,6 +69,7 @@ def cli(
     dry_run: bool,
     as_json: bool,
     overwrite: bool,
+    keep_partial: bool,
 ) -> None:
     """Quantize SRC, a Hugging Face folder, a Megatron checkpoint or a GGUF file, to any number of types in one read.
 
@@ -76,12 +80,12 @@ def cli(
       mquant Mistral-7B-Instruct-v0.3/ --type Q4_K_M --type Q6_K --output-dir gguf/
       mquant model-bf16.gguf --type IQ4_XS --imatrix imatrix.gguf --output model-IQ4_XS.gguf
     """
-    from mconv.convert.engine.local import Output, check_outputs, run
-    from mconv.convert.engine.threads import default_threads
+    from mconv.convert.engine.local import LocalExecutor
+    from mconv.convert.engine.outputs import Output, check_outputs
+    from mconv.convert.engine.run import run
     from mconv.convert.hub import resolve_source
     from mconv.convert.tensors.block_types import find_block_type
     from mconv.quantize.assign import TypeOptions
-    from mconv.quantize.encode import BlockEncoder
     from mconv.quantize.filetypes import find_file_type
     from mconv.quantize.imatrix import read_imatrix
     from mconv.quantize.overrides import parse_override
@@ -112,7 +116,14 @@ def cli(
         _create(folder)
         check_outputs(outputs, [*opened.files, *([imatrix] if imatrix else [])], overwrite=overwrite)
         prepare_kernels(plans)
-        run(outputs, BlockEncoder(matrix), threads=threads or default_threads(), what=opened.stem)
+        with progress_bar(opened.stem) as on_progress:
+            run(
+                outputs,
+                executor=LocalExecutor(threads),
+                overwrite=overwrite,
+                keep_partial=keep_partial,
+                on_progress=on_progress,
+            )
     for plan in plans:
         warn(plan)
     _report(plans, outputs, as_json=as_json, dry_run=dry_run)

@@ -7,16 +7,19 @@ Both forms that llama-imatrix writes are read, and both give the float32 values 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
 from mconv.convert.containers.gguf import GgufFile, read_gguf
-from mconv.convert.errors import FormatError, QuantizationError
+from mconv.convert.errors import FormatError, QuantizationError, SourceError
 from mconv.convert.model.metadata import Metadata, ValueType, string, uint32
+from mconv.convert.tensors.files import SourceFile
 from mconv.convert.tensors.nodes import FileTensor, row_count
+from mconv.convert.tensors.plain import plain
 
 _RECREATE_HINT = "the file is damaged or is no importance matrix; get it again, or make it again with llama-imatrix"
 _STRING_BYTES = 127
@@ -34,12 +37,24 @@ class ImportanceMatrix:
         entries: GGUF tensor name to float32 (experts * columns,), none negative; one expert after the other.
         datasets: names of the calibration texts.
         chunks: number of chunks of text it was computed from; 0 where unknown.
+        file: where it was read from; None where it was made in memory.
     """
 
     file_name: str
     entries: dict[str, np.ndarray]
     datasets: tuple[str, ...] = ()
     chunks: int = 0
+    file: SourceFile | None = None
+
+    def importance_of(self, name: str, shape: tuple[int, ...]) -> TensorImportance | None:
+        """`weights_of` as plain data, for a plan; None if the matrix does not say.
+
+        Raises:
+            QuantizationError: there is an entry, but of another size.
+        """
+        if self.weights_of(name, shape) is None or self.file is None:
+            return None
+        return TensorImportance(self.file, name, shape)
 
     def weights_of(self, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
         """The importance of the columns of a tensor, or None if the matrix does not say.
@@ -82,6 +97,39 @@ class ImportanceMatrix:
         return told
 
 
+@plain
+@dataclass(frozen=True)
+class TensorImportance:
+    """The importance of a tensor's columns, as a place in a file: an `Importance` (see `convert.engine.plan`).
+
+    Attributes:
+        file: the importance matrix.
+        name: GGUF name of the tensor.
+        shape: its shape, slowest axis first.
+    """
+
+    file: SourceFile
+    name: str
+    shape: tuple[int, ...]
+
+    def of_row(self, row: int) -> np.ndarray:
+        """The importance of the columns in a row, float32 (columns,).
+
+        Raises:
+            FormatError, SourceError: see `read_imatrix`; the file may have changed since the plan was made.
+        """
+        weights = _read_once(self.file).weights_of(self.name, self.shape)
+        if weights is None:
+            raise SourceError(f"{self.file.path.name}: {self.name} is gone", "make the plan anew")
+        return weights[row // self.shape[-2]]
+
+
+@lru_cache(maxsize=2)
+def _read_once(file: SourceFile) -> ImportanceMatrix:
+    file.check_unchanged()
+    return read_imatrix(file.path)
+
+
 def read_imatrix(path: Path) -> ImportanceMatrix:
     """Read an importance matrix, in GGUF form or in the older one (.dat).
 
@@ -91,7 +139,8 @@ def read_imatrix(path: Path) -> ImportanceMatrix:
     """
     with path.open("rb") as file:
         is_gguf = file.read(4) == b"GGUF"
-    return _read_gguf(path) if is_gguf else _read_legacy(path)
+    matrix = _read_gguf(path) if is_gguf else _read_legacy(path)
+    return replace(matrix, file=SourceFile.at(path))
 
 
 def _require_sums_of_squares(path: Path, name: str, sums: np.ndarray) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from mconv.convert.engine.plan import Plan, lay_out
+from mconv.convert.containers.gguf import lay_out
+from mconv.convert.engine.plan import Plan, TypedTarget
 from mconv.convert.errors import QuantizationError
 from mconv.convert.layouts.gguf.writer import QUANTIZATION_VERSION
 from mconv.convert.model.metadata import Metadata, uint32
+from mconv.convert.tensors.rows import Target
 from mconv.quantize.assign import Assignment, TypeOptions, assign_types, check_importance
 from mconv.quantize.filetypes import FileType
 from mconv.quantize.imatrix import ImportanceMatrix
@@ -67,7 +69,7 @@ def plan_quantization(
         "general.file_type": uint32(file_type.number),
         **(matrix.metadata() if matrix else {}),
     }
-    typed = [(source.targets[name], assignment.type) for name, assignment in assignments.items()]
+    typed = [_typed(source.targets[name], assignment, matrix) for name, assignment in assignments.items()]
     return QuantizationPlan(
         file_type=file_type,
         plan=lay_out(metadata, typed, source.alignment),
@@ -76,6 +78,12 @@ def plan_quantization(
         fallbacks=tuple(assignment for assignment in assignments.values() if assignment.is_fallback),
         missing_imatrix=tuple(missing),
     )
+
+
+def _typed(target: Target, assignment: Assignment, matrix: ImportanceMatrix | None) -> TypedTarget:
+    weighs = matrix is not None and assignment.type.uses_importance and not assignment.is_copy
+    importance = matrix.importance_of(target.name, target.shape) if weighs and matrix else None
+    return TypedTarget(target, assignment.type.name, importance)
 
 
 def _refuse_requantizing(assignments: Collection[Assignment]) -> None:

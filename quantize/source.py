@@ -67,7 +67,7 @@ def open_source(path: Path, hf_config: Path | None = None) -> Source:
     """
     if hf_config is None and (path.is_file() or path.suffix == ".gguf"):
         return _open_gguf(path)
-    return _open_checkpoint(path, open_checkpoint(path, hf_config)[1])
+    return _open_checkpoint(path, open_checkpoint(path, hf_config=hf_config))
 
 
 def _open_checkpoint(path: Path, checkpoint: Checkpoint) -> Source:

@@ -13,7 +13,7 @@ def prepare_kernels(plans: Iterable[QuantizationPlan]) -> None:
     """Load the kernels. Their first use on a machine compiles them: seconds that must not look like a hang."""
     from tqdm import tqdm
 
-    names = sorted({tensor.type.name for plan in plans for tensor in plan.plan.tensors} & kernels.SUPPORTED)
+    names = sorted({tensor.encoding for plan in plans for tensor in plan.plan.tensors} & kernels.SUPPORTED)
     with tqdm(total=len(names), desc="kernels", unit="kernel", disable=None, leave=False) as bar:
 
         def begin(name: str) -> None:

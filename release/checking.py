@@ -13,7 +13,7 @@ from typing import Any
 
 from mconv.convert.cli.console import json_text
 from mconv.convert.documents import read_object
-from mconv.convert.engine.folder import write_files
+from mconv.convert.engine.files import write_files
 from mconv.release.ledger import Ledger, Step
 from mconv.release.material import Material
 from mconv.release.recipe import Recipe

@@ -18,7 +18,7 @@ from typing import Any
 
 from mconv.convert.cli.console import byte_progress, note
 from mconv.convert.documents import read_object_if_any
-from mconv.convert.engine.folder import write_files
+from mconv.convert.engine.files import write_files
 from mconv.convert.errors import DiskError, FormatError
 from mconv.release.files import LEDGER, FileDigest, digest_file
 

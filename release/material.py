@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from mconv.convert.errors import SourceError, UsageError
-from mconv.convert.layouts.hf.sidecars import CARD_FILES, CONFIG, GENERATION, TOKENIZER_FILES
+from mconv.convert.layouts.hf.names import CARD_FILES, CONFIG, GENERATION, TOKENIZER_FILES
 from mconv.convert.layouts.megatron.reader import is_megatron
 from mconv.convert.model.provenance import SAMPLING
 from mconv.quantize.imatrix import ImportanceMatrix, read_imatrix

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mconv.convert.tensors.nodes import FLOAT_DTYPES
 from mconv.quantize import kernels
 from mconv.release.card.card import PLOT
 from mconv.release.checking import PAGE, VALIDATION
@@ -119,8 +121,8 @@ def _build_seconds(work: Release, missing: list[TypeFiles]) -> float:
     encoding = 0.0
     for files in missing:
         for tensor in files.quantization.plan.tensors:
-            fast = tensor.type.name in kernels.SUPPORTED or not tensor.type.is_quantized
-            count = tensor.info.size * tensor.type.block_weights / tensor.type.block_bytes
+            fast = tensor.encoding in kernels.SUPPORTED or tensor.encoding in FLOAT_DTYPES
+            count = math.prod(tensor.target.shape)
             encoding += count / (_KERNEL_RATE if fast else _GGML_RATE)
     return reading + encoding / work.threads
 

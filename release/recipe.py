@@ -21,8 +21,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from mconv.convert.cli.console import parse_bytes
 from mconv.convert.errors import SourceError, UsageError
+from mconv.convert.reporting import parse_bytes
 from mconv.quantize.filetypes import find_file_type
 from mconv.release.publish.names import check_repository, check_tag
 

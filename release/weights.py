@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mconv.convert.cli.console import note
-from mconv.convert.engine.local import Output, check_outputs, run
-from mconv.convert.engine.plan import Plan
+from mconv.convert.cli.console import note, progress_bar
+from mconv.convert.engine.local import LocalExecutor
+from mconv.convert.engine.outputs import Output, check_outputs
+from mconv.convert.engine.plan import Plan, TypedTarget
+from mconv.convert.engine.run import run
 from mconv.convert.layouts.gguf.split import part_name, plan_parts
 from mconv.quantize.assign import TypeOptions
-from mconv.quantize.encode import BlockEncoder
 from mconv.quantize.filetypes import FileType
 from mconv.quantize.plan import QuantizationPlan, plan_quantization
 from mconv.quantize.surroundings import prepare_kernels, warn
@@ -72,7 +73,7 @@ def _plan_type(recipe: Recipe, planned: QuantizationPlan) -> TypeFiles:
     stem = f"{recipe.name}-{planned.file_type.name}"
     if planned.plan.size <= recipe.split_above:
         return TypeFiles(planned, {f"{stem}.gguf": planned.plan})
-    typed = [(tensor.target, tensor.type) for tensor in planned.plan.tensors]
+    typed = [TypedTarget(tensor.target, tensor.encoding, tensor.importance) for tensor in planned.plan.tensors]
     parts = plan_parts(planned.metadata, typed, planned.alignment, recipe.split_above)
     return TypeFiles(planned, {part_name(stem, number, len(parts)): part for number, part in enumerate(parts)})
 
@@ -98,18 +99,16 @@ def write_weights(
     """Write the files of some types in one read of the source.
 
     Raises:
-        DiskError: no room, or a file in the options.
+        DiskError: no room, or a file in the way.
         SourceError, QuantizationError: see `run`.
     """
     plans = [files.quantization for files, _ in wanted]
     outputs = list(_outputs(wanted, ledger.folder))
     ledger.begin(*(step for _, step in wanted))
-    for output in outputs:
-        # What a killed run left takes room on the disk.
-        output.partial.unlink(missing_ok=True)
     check_outputs(outputs, [*material.files.values(), *([imatrix] if imatrix else [])], overwrite=True)
     prepare_kernels(plans)
-    run(outputs, BlockEncoder(material.matrix), threads=threads, what=material.source.stem)
+    with progress_bar(material.source.stem) as on_progress:
+        run(outputs, executor=LocalExecutor(threads), overwrite=True, on_progress=on_progress)
     for plan in plans:
         warn(plan)
     for files, step in wanted:

@@ -5,24 +5,25 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
-import resource
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mconv.convert.errors import DiskError, MconvError, UsageError
+from mconv.convert.errors import DiskError, MconvError
+from mconv.convert.reporting import format_bytes
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from mconv.convert.engine.run import OnProgress, Progress
+
 SCHEMA_VERSION = 1
 INTERRUPTED = 130
-_MOST_FILES = 1 << 16
 
 
 def run_command(command: click.Command) -> None:
@@ -30,21 +31,17 @@ def run_command(command: click.Command) -> None:
     # The next file to be opened would become a stream that was closed.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
-    for signal_number in (signal.SIGTERM, signal.SIGHUP):
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signal_number, _interrupt)
-    _allow_files()
     sys.exit(_exit_code(command))
 
 
-def _allow_files() -> None:
-    """Let the process open as many files as it may: a run of a thousand ranks leaves two thousand."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
-    if resource.RLIM_INFINITY != soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+_interrupted: list[int] = []
+"""Signals that asked the process to end. Python loses an exception that is raised in a destructor; a list stays."""
 
 
-def _interrupt(*_: object) -> None:
+def _interrupt(number: int, _: object) -> None:
+    _interrupted.append(number)
     raise KeyboardInterrupt
 
 
@@ -137,27 +134,33 @@ def byte_progress(total: int, what: str) -> tqdm[Any]:
     return tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=None, file=sys.stderr, dynamic_ncols=True)
 
 
-def parse_bytes(text: str) -> int:
-    """A size as people write it, in decimal units: 5GB, 500MB, 1.5GB, 1000000.
+@contextmanager
+def progress_bar(what: str) -> Iterator[OnProgress]:
+    """Something to tell the progress of a run to: a bar in bytes on stderr, with rate and time left.
 
-    Raises:
-        UsageError: it is none, or zero.
+    Without a terminal there is no bar, but what an earlier run did is said all the same. An interrupt that went unheard
+    is raised here, between two tasks.
+
+    Args:
+        what: label of the bar.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
-    size = int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " ")) if match else 0
-    if size < 1:
-        raise UsageError(f"{text!r} is no size", "write it as 5GB or 500MB")
-    return size
+    with byte_progress(0, what) as bar:
+
+        def show(progress: Progress) -> None:
+            if _interrupted:
+                raise KeyboardInterrupt
+            if not bar.total:
+                bar.total, bar.initial = progress.total, progress.resumed
+                if progress.resumed:
+                    share = f"{format_bytes(progress.resumed)} of {format_bytes(progress.total)}"
+                    note(f"note: an earlier run was interrupted; going on from {share} ({_percent(progress)})")
+            bar.update(progress.done - bar.n)
+
+        yield show
 
 
-def format_bytes(count: int) -> str:
-    """A size for people, in the decimal units that file listings use."""
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
+def _percent(progress: Progress) -> str:
+    return f"{100 * progress.resumed // max(1, progress.total)} %"
 
 
 def _stderr(line: str) -> None:

@@ -1,240 +1,116 @@
-"""Every direction between two layouts, as a command: a reader, a writer, and the options that each brings along."""
+"""`hf-to-gguf`, `megatron-to-hf` and so on: a command for each pair of layouts, with the options that each brings.
+
+The commands follow from the layouts (`convert/layouts/`): the first opens the source, the second plans and writes it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mconv.convert.cli.console import emit_json, format_bytes, note, parse_bytes
-from mconv.convert.cli.options import (
-    WriteOptions,
-    dry_run_option,
-    hf_config_option,
-    json_option,
-    overwrite_option,
-    path_type,
-    threads_option,
-)
+from mconv.convert.cli.console import emit_json, note, progress_bar
+from mconv.convert.cli.options import WriteOptions, layout_option, path_type, write_options
 from mconv.convert.cli.output import describe, print_tensors
+from mconv.convert.layouts import layouts
+from mconv.convert.layouts.layout import Layout
+from mconv.convert.reporting import format_bytes
 
 if TYPE_CHECKING:
-    from mconv.convert.engine.folder import FolderPlan
-    from mconv.convert.model.checkpoint import Checkpoint
-    from mconv.convert.tensors.block_types import BlockType
-
-Option = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-outtype_option = click.option(
-    "--outtype",
-    type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"], case_sensitive=False),
-    default="auto",
-    show_default=True,
-    help="Type of the matrices. auto keeps a 16-bit checkpoint as it is and makes a float32 one f16.",
-)
-dtype_option = click.option(
-    "--dtype",
-    type=click.Choice(["auto", "f32", "f16", "bf16"], case_sensitive=False),
-    default="auto",
-    show_default=True,
-    help="Type of every tensor. auto keeps what is stored, and makes quantized matrices bf16.",
-)
-max_shard_size_option = click.option(
-    "--max-shard-size", default="5GB", show_default=True, metavar="SIZE", help="Largest safetensors file."
-)
-
-
-def _open_hf(path: Path) -> Checkpoint:
-    from mconv.convert.hub import resolve_source
-    from mconv.convert.layouts.hf.reader import open_hf
-
-    return open_hf(resolve_source(path))
-
-
-def _open_megatron(path: Path, hf_config: Path | None) -> Checkpoint:
-    from mconv.convert.layouts.megatron.reader import open_megatron
-
-    return open_megatron(path, hf_config)
-
-
-def _open_gguf(path: Path) -> Checkpoint:
-    from mconv.convert.layouts.gguf.reader import open_gguf
-
-    return open_gguf(path)
-
-
-def _write_gguf(checkpoint: Checkpoint, output: Path, options: WriteOptions, outtype: str) -> None:
-    from mconv.convert.engine.local import Output, check_outputs, run
-    from mconv.convert.layouts.gguf.writer import (
-        model_targets,
-        not_carried,
-        plan_conversion,
-        source_type,
-        stays_float32,
-    )
-    from mconv.convert.tensors.block_types import BlockType
-    from mconv.convert.tensors.encodings import encode_floats
-
-    # Shapes first: a vocabulary is filled up to the size that the configuration claims.
-    targets = model_targets(checkpoint)
-    _say(*checkpoint.notes, *not_carried(checkpoint.spec), *checkpoint.vocabulary().notes)
-    kind = source_type(targets) if outtype == "auto" else BlockType[outtype.upper()]
-    if outtype == "auto" and any(target.rows.dtype == "F32" and not stays_float32(target) for target in targets):
-        _say(f"float32 matrices are rounded to {kind.name}; --outtype f32 keeps them")
-    plan = plan_conversion(checkpoint, targets, kind)
-    outputs = [Output(plan, output)]
-    if not options.dry_run:
-        check_outputs(outputs, checkpoint.files, overwrite=options.overwrite)
-        run(outputs, encode_floats, threads=options.thread_count, what=output.name)
-    if options.as_json:
-        emit_json({"files": [describe(plan, output, kind.name, options.dry_run)]})
-        return
-    if options.dry_run:
-        print_tensors(plan.describe_tensors())
-    bits = f"{plan.bits_per_weight:.2f} bits per weight"
-    click.echo(f"{options.verb} {output}: {plan.size} bytes ({format_bytes(plan.size)}), {bits}")
-
-
-def _write_hf(checkpoint: Checkpoint, output: Path, options: WriteOptions, dtype: str, max_shard_size: str) -> None:
-    from mconv.convert.layouts.hf.writer import check_folder, plan_hf, write_hf
-
-    size = parse_bytes(max_shard_size)
-    _say(*checkpoint.notes, *checkpoint.vocabulary().notes)
-    plan = plan_hf(checkpoint, _wanted(dtype), size)
-    if not options.dry_run:
-        outputs = check_folder(output, plan, checkpoint.files, overwrite=options.overwrite)
-        write_hf(outputs, plan, threads=options.thread_count, what=output.name)
-    _report_folder(plan, output, options)
-
-
-def _write_megatron(checkpoint: Checkpoint, output: Path, options: WriteOptions, dtype: str) -> None:
-    from mconv.convert.layouts.megatron.writer import check_folder, plan_megatron, write_megatron
-
-    _say(*checkpoint.notes, *checkpoint.vocabulary().notes)
-    plan = plan_megatron(checkpoint, _wanted(dtype))
-    if not options.dry_run:
-        check_folder(output, plan, checkpoint.files, overwrite=options.overwrite)
-        write_megatron(output, plan, threads=options.thread_count)
-    _report_folder(plan, output, options)
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        note(f"note: {line}")
-
-
-def _wanted(dtype: str) -> BlockType | None:
-    from mconv.convert.tensors.block_types import BlockType
-
-    return None if dtype == "auto" else BlockType[dtype.upper()]
-
-
-def _report_folder(plan: FolderPlan, output: Path, options: WriteOptions) -> None:
-    """What a folder holds: its files of weights, and the others."""
-    counts: dict[str, int] = {}
-    for weights in plan.weights.values():
-        for name, count in weights.type_counts.items():
-            counts[name] = counts.get(name, 0) + count
-    kind = max(counts, key=lambda name: counts[name])
-    if options.as_json:
-        files = [describe(weights, output / name, kind, options.dry_run) for name, weights in plan.weights.items()]
-        others = [{"path": str(output / name), "bytes": len(content)} for name, content in plan.files.items()]
-        emit_json({"folder": str(output), "bytes": plan.size, "files": files, "other_files": others})
-        return
-    if options.dry_run:
-        print_tensors(row for weights in plan.weights.values() for row in weights.describe_tensors())
-    shards = f"{len(plan.weights)} file{'s'[: len(plan.weights) != 1]} of weights"
-    click.echo(f"{options.verb} {output}: {plan.size} bytes ({format_bytes(plan.size)}), {kind}, {shards}")
-
-
-@dataclass(frozen=True)
-class _Side:
-    """A layout as the source or the target of a conversion.
-
-    Attributes:
-        what: how a sentence names it.
-        metavar: how the usage line names its path.
-        act: opens a path, or writes a checkpoint to one; takes the options beyond that by their names.
-        options: those options.
-        about: what the help says of it.
-    """
-
-    what: str
-    metavar: str
-    act: Callable[..., Any]
-    options: tuple[Option, ...] = ()
-    about: str = ""
-
-
-_SOURCES = {
-    "hf": _Side("a Hugging Face folder", "SRC", _open_hf),
-    "megatron": _Side(
-        "a Megatron-Core checkpoint",
-        "DIR",
-        _open_megatron,
-        (hf_config_option,),
-        "DIR holds the tracker file, or is the folder of one iteration, in the torch_dist or the legacy torch format. "
-        "Whatever parallelism wrote it, it is read as one model; the state of the optimizer is left out.",
-    ),
-    "gguf": _Side(
-        "a GGUF file",
-        "SRC.gguf",
-        _open_gguf,
-        (),
-        "A split file is given by its first part. Quantized tensors are decoded. Configuration and tokenizer come from "
-        "the file alone.",
-    ),
-}
-_TARGETS = {
-    "gguf": _Side("one GGUF file", "OUT.gguf", _write_gguf, (outtype_option,)),
-    "hf": _Side("a Hugging Face folder", "OUT", _write_hf, (dtype_option, max_shard_size_option)),
-    "megatron": _Side(
-        "a Megatron-Core checkpoint (torch_dist)",
-        "OUT",
-        _write_megatron,
-        (dtype_option,),
-        "It loads at any tensor, pipeline and expert parallelism. Configuration and tokenizer lie beside the weights.",
-    ),
-}
-_EXAMPLES = {
-    ("hf", "gguf"): "Mistral-7B-Instruct-v0.3/ mistral-7b.gguf",
-    ("hf", "megatron"): "Mistral-7B-Instruct-v0.3/ mistral-7b-megatron/",
-    ("megatron", "hf"): "checkpoints/run-7/ run-7/ --hf-config Mistral-7B-v0.3/",
-    ("megatron", "gguf"): "checkpoints/run-7/ run-7.gguf --hf-config Mistral-7B-v0.3/",
-    ("gguf", "hf"): "mistral-7b-Q8_0.gguf Mistral-7B/",
-    ("gguf", "megatron"): "mistral-7b-BF16.gguf mistral-7b-megatron/",
-}
+    from mconv.convert.conversion import Conversion
+    from mconv.convert.engine.plan import FolderPlan, Plan
 
 
 def conversions() -> Iterator[click.Command]:
     """The command of each direction."""
-    return (_command(source, target, example) for (source, target), example in _EXAMPLES.items())
+    return (_command(source, target) for source, target in permutations(layouts().values(), 2))
 
 
-def _command(source: str, target: str, example: str) -> click.Command:
-    reader, writer = _SOURCES[source], _TARGETS[target]
-    name = f"{source}-to-{target}"
+def _command(source: Layout, target: Layout) -> click.Command:
+    def convert(source_path: Path, target_path: Path, **given: Any) -> None:
+        writing = WriteOptions.take_from(given)
+        reading = {option.name: given.pop(option.name) for option in source.read_options}
+        _convert(source, source_path, reading, target, target_path, given, writing)
 
-    def convert(
-        source: Path, output: Path, dry_run: bool, as_json: bool, overwrite: bool, threads: int | None, **more: Any
-    ) -> None:
-        reading = {"hf_config": more.pop("hf_config")} if hf_config_option in reader.options else {}
-        writer.act(reader.act(source, **reading), output, WriteOptions(dry_run, as_json, overwrite, threads), **more)
+    name = f"{source.name}-to-{target.name}"
+    about = (f"Write {source.title} as {target.title}.", source.source_help, target.target_help)
+    example = f"mconv {name} {_example(source, target)}"
+    convert.__doc__ = "\n\n".join([*filter(None, about), f"\b\nExample:\n  {example}"])
+    command = write_options(convert)
+    for option in reversed((*source.read_options, *target.write_options)):
+        command = layout_option(option)(command)
+    command = click.argument("target_path", type=path_type, metavar=target.target_name)(command)
+    command = click.argument("source_path", type=path_type, metavar=source.source_name)(command)
+    return click.command(name)(command)
 
-    about = (f"Write {reader.what} as {writer.what}.", reader.about, writer.about)
-    convert.__doc__ = "\n\n".join([*filter(None, about), f"\b\nExample:\n  mconv {name} {example}"])
-    parameters: tuple[Option, ...] = (
-        threads_option,
-        overwrite_option,
-        json_option,
-        dry_run_option,
-        *reversed((*reader.options, *writer.options)),
-        click.argument("output", type=path_type, metavar=writer.metavar),
-        click.argument("source", type=path_type, metavar=reader.metavar),
-    )
-    for parameter in parameters:
-        parameter(convert)
-    return click.command(name)(convert)
+
+def _example(source: Layout, target: Layout) -> str:
+    path, _, options = source.source_example.partition(" ")
+    return " ".join(filter(None, (path, target.target_example, options)))
+
+
+def _convert(
+    source: Layout,
+    source_path: Path,
+    reading: dict[str, Any],
+    target: Layout,
+    target_path: Path,
+    options: dict[str, Any],
+    writing: WriteOptions,
+) -> None:
+    from mconv.convert.conversion import plan_conversion
+    from mconv.convert.engine.local import LocalExecutor
+    from mconv.convert.hub import resolve_source
+
+    path = resolve_source(source_path) if source.hub_files else source_path
+    checkpoint = source.open(path, **source.resolve_read(**reading))
+    conversion = plan_conversion(checkpoint, target, target_path, **options)
+    for line in conversion.planned.notes:
+        note(f"note: {line}")
+    if not writing.dry_run:
+        conversion.check(overwrite=writing.overwrite)
+        with progress_bar(target_path.name) as on_progress:
+            conversion.run(
+                executor=LocalExecutor(writing.threads),
+                overwrite=writing.overwrite,
+                keep_partial=writing.keep_partial,
+                on_progress=on_progress,
+            )
+    _report(conversion, writing)
+
+
+def _report(conversion: Conversion, writing: WriteOptions) -> None:
+    from mconv.convert.engine.plan import Plan
+
+    plan = conversion.planned.plan
+    if isinstance(plan, Plan):
+        _report_file(plan, conversion, writing)
+    else:
+        _report_folder(plan, conversion, writing)
+
+
+def _report_file(plan: Plan, conversion: Conversion, writing: WriteOptions) -> None:
+    if writing.as_json:
+        emit_json({"files": [describe(plan, conversion.path, conversion.planned.main_type, writing.dry_run)]})
+        return
+    if writing.dry_run:
+        print_tensors(plan.describe_tensors())
+    bits = f"{plan.bits_per_weight:.2f} bits per weight"
+    click.echo(f"{writing.verb} {conversion.path}: {plan.size} bytes ({format_bytes(plan.size)}), {bits}")
+
+
+def _report_folder(plan: FolderPlan, conversion: Conversion, writing: WriteOptions) -> None:
+    """What a folder holds: its files of weights, and the others."""
+    folder, kind = conversion.path, conversion.planned.main_type
+    if writing.as_json:
+        files = [describe(weights, folder / name, kind, writing.dry_run) for name, weights in plan.weights.items()]
+        others = [{"path": str(folder / name), "bytes": len(content)} for name, content in plan.files.items()]
+        emit_json({"folder": str(folder), "bytes": plan.size, "files": files, "other_files": others})
+        return
+    if writing.dry_run:
+        print_tensors(row for weights in plan.weights.values() for row in weights.describe_tensors())
+    shards = f"{len(plan.weights)} file{'s'[: len(plan.weights) != 1]} of weights"
+    click.echo(f"{writing.verb} {folder}: {plan.size} bytes ({format_bytes(plan.size)}), {kind}, {shards}")

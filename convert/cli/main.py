@@ -39,10 +39,10 @@ def inspect(path: Path, hf_config: Path | None, as_json: bool) -> None:
     from mconv.convert.layouts import open_checkpoint
     from mconv.convert.model.summary import summarize
 
-    layout, checkpoint = open_checkpoint(resolve_source(path), hf_config)
+    checkpoint = open_checkpoint(resolve_source(path), hf_config=hf_config)
     for line in checkpoint.notes:
         note(f"note: {line}")
-    summary = summarize(layout, checkpoint)
+    summary = summarize(checkpoint)
     if as_json:
         emit_json(summary)
     else:

@@ -2,42 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
+
+from mconv.convert.layouts.layout import LayoutOption
+from mconv.convert.layouts.megatron import HF_CONFIG
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 # Whether a path can be read is for the code that opens it to say.
 path_type = click.Path(path_type=Path, readable=False)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print the plan with its exact sizes; write nothing.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+keep_partial_option = click.option(
+    "--keep-partial",
+    is_flag=True,
+    help="After Ctrl-C, keep what is done: the same command goes on from there, as it does after a kill.",
+)
 threads_option = click.option(
     "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads to work with.  [default: all cores]"
 )
-hf_config_option = click.option(
-    "--hf-config",
-    type=path_type,
-    metavar="DIR|FILE",
-    help="config.json and tokenizer of the model, where the checkpoint has none beside it.",
-)
+
+
+def layout_option(option: LayoutOption) -> Callable[[_F], _F]:
+    """An option of a layout as one of a command."""
+    choice = click.Choice(option.choices, case_sensitive=False) if option.choices else None
+    return click.option(
+        f"--{option.name.replace('_', '-')}",
+        type=path_type if option.is_path else choice,
+        metavar=option.metavar,
+        default=option.default,
+        show_default=option.default is not None,
+        help=option.help,
+    )
+
+
+hf_config_option = layout_option(HF_CONFIG)
+
+
+def write_options(command: _F) -> _F:
+    """The options of every command that writes checkpoints, see `WriteOptions`."""
+    for option in (
+        threads_option, keep_partial_option, overwrite_option, json_option, dry_run_option,
+    ):  # fmt: skip
+        command = option(command)
+    return command
 
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How a command that writes files does so: `--dry-run`, `--json`, `--overwrite`, `--threads`."""
+    """How a command writes files: `--dry-run`, `--json`, `--overwrite`, `--keep-partial`, `--threads`."""
 
     dry_run: bool
     as_json: bool
     overwrite: bool
+    keep_partial: bool
     threads: int | None
 
-    @property
-    def thread_count(self) -> int:
-        """Threads to work with."""
-        from mconv.convert.engine.threads import default_threads
-
-        return self.threads or default_threads()
+    @classmethod
+    def take_from(cls, given: dict[str, Any]) -> WriteOptions:
+        """Take them out of the options of a command; the others are left."""
+        names = ("dry_run", "as_json", "overwrite", "keep_partial", "threads")
+        return cls(*(given.pop(name) for name in names))
 
     @property
     def verb(self) -> str:

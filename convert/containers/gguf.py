@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mconv.convert.engine.plan import Plan, TypedTarget, padded, place_tensors
 from mconv.convert.errors import FormatError, SourceError
 from mconv.convert.model.metadata import Metadata, Value, ValueType
 from mconv.convert.tensors.block_types import BlockType
@@ -69,9 +71,25 @@ class TensorInfo:
         return math.prod(self.shape[:-1]) * self.row_bytes
 
 
-def padded(size: int, alignment: int) -> int:
-    """The size rounded up to the alignment."""
-    return -(-size // alignment) * alignment
+def lay_out(metadata: Metadata, typed: Sequence[TypedTarget], alignment: int = DEFAULT_ALIGNMENT) -> Plan:
+    """The plan of a GGUF file: every tensor gets its place, in the order given.
+
+    Args:
+        metadata: key-value pairs in the order of the file.
+        typed: tensors, each with the name of its block type.
+        alignment: bytes that every tensor's start is a multiple of.
+
+    Raises:
+        QuantizationError: a row is not whole blocks of its type.
+        FormatError: a tensor name that GGUF cannot hold.
+    """
+    tensors = place_tensors(typed, alignment)
+    listed = [
+        TensorInfo(tensor.target.name, tensor.target.shape, BlockType[tensor.encoding], tensor.planes[0].offset)
+        for tensor in tensors
+    ]
+    header = encode_header(metadata, listed, alignment)
+    return Plan(header, tensors, len(header) + sum(padded(tensor.size, alignment) for tensor in tensors))
 
 
 def encode_header(metadata: Metadata, tensors: list[TensorInfo], alignment: int = DEFAULT_ALIGNMENT) -> bytes:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mconv.convert.engine.plan import Plan, place_tensors
+from mconv.convert.engine.plan import Plan, TypedTarget, place_tensors
 from mconv.convert.errors import FormatError, SourceError
-from mconv.convert.tensors.block_types import BlockType
 from mconv.convert.tensors.files import SourceFile
 from mconv.convert.tensors.nodes import FLOAT_DTYPES, FileTensor, row_length
-from mconv.convert.tensors.rows import Target
 
 # The limit of the safetensors package itself.
 _LARGEST_HEADER = 100_000_000
@@ -46,25 +44,31 @@ def read_tensors(path: Path, file_number: int) -> list[FileTensor]:
     ]
 
 
-def lay_out_shard(typed: Sequence[tuple[Target, BlockType]]) -> Plan:
+def lay_out_shard(typed: Sequence[TypedTarget]) -> Plan:
     """The plan of a safetensors file: tensors one after the other, in the order given.
 
     Args:
-        typed: tensors, each with F32, F16 or BF16.
+        typed: tensors, each F32, F16 or BF16.
     """
     tensors = place_tensors(typed)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     for tensor in tensors:
+        start = tensor.planes[0].offset
         header[tensor.target.name] = {
-            "dtype": tensor.type.name,
+            "dtype": tensor.encoding,
             "shape": list(tensor.target.shape),
-            "data_offsets": [tensor.offset, tensor.offset + tensor.info.size],
+            "data_offsets": [start, start + tensor.size],
         }
+    prefix = encode_header(header)
+    return Plan(prefix, tensors, len(prefix) + sum(tensor.size for tensor in tensors))
+
+
+def encode_header(header: Mapping[str, Any]) -> bytes:
+    """All that stands before the data, given an entry for each tensor."""
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     # The data begins at a multiple of eight bytes; spaces are what the safetensors package fills up with.
     text = text.ljust(-(-len(text) // 8) * 8)
-    prefix = len(text).to_bytes(8, "little") + text
-    return Plan(prefix, tensors, len(prefix) + sum(tensor.info.size for tensor in tensors))
+    return len(text).to_bytes(8, "little") + text
 
 
 def _read_header(file: SourceFile) -> tuple[dict[str, Any], int]:

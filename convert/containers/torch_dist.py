@@ -21,6 +21,7 @@ from mconv.convert.containers.torch_zip import StoredArray, TorchZip, open_file
 from mconv.convert.errors import FormatError, SourceError
 from mconv.convert.tensors.files import SourceFile
 from mconv.convert.tensors.nodes import FLOAT_DTYPES, row_length
+from mconv.convert.tensors.plain import plain
 
 INDEX = ".metadata"
 
@@ -29,6 +30,7 @@ DTYPES = {"torch float32": "F32", "torch float16": "F16", "torch bfloat16": "BF1
 """Our name of each float type that torch names so."""
 
 
+@plain
 @dataclass(frozen=True)
 class Blob:
     """A torch.save zip within a file."""
@@ -66,6 +68,7 @@ class Stored(Protocol):
     def tensor(self) -> StoredArray: ...
 
 
+@plain
 @dataclass(frozen=True)
 class Chunk:
     """A block of a tensor: where it starts in the whole, its lengths, and where its values are."""
@@ -75,6 +78,7 @@ class Chunk:
     blob: Stored
 
 
+@plain
 @dataclass(frozen=True)
 class ChunkedTensor:
     """A tensor in chunks, as the index lists it; its dtype is that of FLOAT_DTYPES, or torch's name of another."""
@@ -85,6 +89,7 @@ class ChunkedTensor:
     chunks: tuple[Chunk, ...]
 
 
+@plain
 @dataclass(frozen=True)
 class TensorSlice:
     """What is left of a chunked tensor when its leading axes are fixed: one layer of a stack, one expert of it.

@@ -28,6 +28,7 @@ from mconv.convert.containers.pickles import (
 from mconv.convert.errors import FormatError, SourceError
 from mconv.convert.tensors.files import SourceFile
 from mconv.convert.tensors.nodes import FLOAT_DTYPES
+from mconv.convert.tensors.plain import plain
 
 STORAGES = {"F32": "torch FloatStorage", "F16": "torch HalfStorage", "BF16": "torch BFloat16Storage"}
 """Names of the storages whose tensors can be carried, by dtype."""
@@ -67,6 +68,7 @@ class _Window(io.RawIOBase):
         return count
 
 
+@plain
 @dataclass(frozen=True)
 class StoredArray:
     """A tensor in a torch.save zip.
@@ -192,6 +194,7 @@ def _header_bytes(file: SourceFile, offset: int) -> int:
     return _LOCAL_HEADER_BYTES + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
 
 
+@plain
 @dataclass(frozen=True)
 class TensorZip:
     """What torch.save writes around the values of one tensor: an `Envelope` (see `mconv.convert.engine.plan`).

@@ -1,51 +1,209 @@
-"""A folder that is not written yet: large files with a plan each, and small ones."""
+"""Folders as outputs: they grow as NAME.partial with all their files, and take the place of what was there in one step.
+
+Whatever happens, NAME is the old folder or the new one, never a mixture."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from mconv.convert.engine.partial import naming, partial_path
-from mconv.convert.engine.plan import Plan
+from mconv.convert.engine.files import write_files
+from mconv.convert.engine.journal import journal_files, remove_journal
+from mconv.convert.engine.local import Executor
+from mconv.convert.engine.outputs import Output, check_room, resolved
+from mconv.convert.engine.partial import (
+    discard_folder,
+    exchange,
+    lock,
+    partial_path,
+    rename_new,
+    sync_folder,
+)
+from mconv.convert.engine.plan import FolderPlan
+from mconv.convert.engine.run import OnProgress, Progress, carry_out
+from mconv.convert.errors import DiskError, UsageError
 
 
 @dataclass(frozen=True)
-class FolderPlan:
-    """Every file of a folder, by its path within it.
+class FolderOutput:
+    """The plan of a folder, and the folder that it becomes.
 
     Attributes:
-        weights: the plan of each file of weights.
-        files: the content of all others, in the order in which they are written: what makes the folder a checkpoint
-            comes last, so that a folder that has it is whole.
+        plan: its files.
+        path: the folder; a link stands for what it points to.
+        replaces: whether a file of a folder that is overwritten belongs to what is replaced, by its path within it. All
+            others stay.
+        refuses: why a folder that is there must not be overwritten, as the end of a sentence; empty where it may.
     """
 
-    weights: Mapping[str, Plan]
-    files: Mapping[str, bytes] = field(repr=False)
+    plan: FolderPlan
+    path: Path
+    replaces: Callable[[Path], bool]
+    refuses: Callable[[Path], str]
 
     @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(plan.size for plan in self.weights.values()) + sum(map(len, self.files.values()))
+    def place(self) -> Path:
+        """The folder itself."""
+        return resolved(self.path)
+
+    @property
+    def partial(self) -> Path:
+        """Its name while it is written."""
+        return partial_path(self.place)
+
+    def outputs(self) -> list[Output]:
+        """The files of weights, in the folder that grows."""
+        return [Output(weights, self.partial / name) for name, weights in self.plan.weights.items()]
 
 
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write small files, each whole and synced before it gets its name.
+def check_folder(output: FolderOutput, inputs: Iterable[Path], *, overwrite: bool) -> None:
+    """Refuse what could not end well, before anything is written.
+
+    Args:
+        inputs: files that are about to be read. None may lie in the folder, which is replaced.
+        overwrite: whether a folder that is not empty may be replaced.
 
     Raises:
+        UsageError: the folder holds an input.
+        DiskError: the folder is not empty, is none, its parent does not exist, or the disk has no room.
+    """
+    folder, place = output.path, output.place
+    replaced = {place, output.partial}
+    if any(not replaced.isdisjoint(resolved(path.parent).joinpath(path.name).parents) for path in inputs):
+        raise UsageError(f"{folder} holds what is read", "choose another output folder")
+    if place.exists() and not place.is_dir():
+        raise DiskError(f"{folder} is not a folder", "choose another output folder")
+    if not place.parent.is_dir():
+        raise DiskError(f"{place.parent}: no such folder", "create it first, or choose another output")
+    if os.path.ismount(place):
+        raise DiskError(f"{folder} is a mount point, which cannot be replaced", "give a folder inside it")
+    if place.is_dir() and any(place.iterdir()):
+        if not overwrite:
+            raise DiskError(f"{folder} exists already and is not empty", "choose another folder, or pass --overwrite")
+        reason = output.refuses(place)
+        if reason:
+            raise DiskError(f"{folder} exists already {reason}", "choose another folder")
+        for name in (*output.plan.weights, *output.plan.files):
+            if (place / name).is_dir():
+                raise DiskError(f"{folder / name} is in the way", "remove it, or choose another folder")
+    check_room(place.parent, output.plan.size - sum(_allocated(path) for path in _files(output.partial)))
+
+
+def run_folder(
+    output: FolderOutput,
+    *,
+    executor: Executor | None = None,
+    overwrite: bool = False,
+    keep_partial: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Progress:
+    """Write a folder: all of it, or nothing under this name. See `engine.run.run`.
+
+    Raises:
+        SourceError, QuantizationError: see `run`.
+        DiskError: another run writes the folder, or something else took its place.
         OSError: writing failed.
     """
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = partial_path(path)
+    place = output.place
+    with _growing(output, keep_partial=keep_partial) as partial:
+        outputs = output.outputs()
+        for each in outputs:
+            each.path.parent.mkdir(parents=True, exist_ok=True)
+        progress = carry_out(
+            outputs,
+            executor,
+            overwrite=True,
+            keep_partial=keep_partial,
+            on_progress=on_progress,
+            locked=True,
+            keep_journals=True,
+        )
+        write_files(partial, output.plan.files)
+        if place.is_dir():
+            _keep_others(output)
+        for each in outputs:
+            remove_journal(each.partial)
+        _take_place(output, overwrite=overwrite)
+    return progress
+
+
+@contextmanager
+def _growing(output: FolderOutput, *, keep_partial: bool) -> Iterator[Path]:
+    """The folder that grows, locked; what a killed run left of this very plan is still in it."""
+    partial = output.partial
+    if partial.is_symlink() or (partial.exists() and not partial.is_dir()):
+        raise DiskError(f"{partial} is in the way", "remove it, or choose another name")
+    try:
+        partial.mkdir(exist_ok=True)
+        handle = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            with naming(path), partial.open("wb") as handle:
-                handle.write(content)
-                handle.flush()
-                os.fsync(handle.fileno())
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+            if not lock(handle, partial):
+                raise DiskError(f"{output.path} is being written by another run", "wait for it, or choose another name")
+            _remove_strangers(output)
+            yield partial
+        finally:
+            os.close(handle)
+        sync_folder(partial.parent)
+    except BaseException as error:
+        if not (keep_partial and isinstance(error, KeyboardInterrupt)):
+            discard_folder(partial)
+        raise
+
+
+def _remove_strangers(output: FolderOutput) -> None:
+    """Remove what the weights of this plan do not continue."""
+    own = {path for each in output.outputs() for path in (each.path, each.partial, *journal_files(each.partial))}
+    for path in [*_files(output.partial)]:
+        if path not in own:
+            path.unlink()
+    for folder, _, _ in os.walk(output.partial, topdown=False):
+        if Path(folder) != output.partial:
+            with suppress(OSError):
+                Path(folder).rmdir()
+
+
+def _keep_others(output: FolderOutput) -> None:
+    """Have the new folder hold what the old one holds besides a checkpoint: notes, say. Nothing is copied."""
+    for path in _files(output.place):
+        name = path.relative_to(output.place)
+        target = output.partial / name
+        if output.replaces(name) or os.path.lexists(target):
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, target, follow_symlinks=False)
+        except OSError:
+            shutil.copy2(path, target, follow_symlinks=False)
+
+
+def _take_place(output: FolderOutput, *, overwrite: bool) -> None:
+    place, partial = output.place, output.partial
+    if not place.exists():
+        rename_new(partial, place)
+    elif overwrite and any(place.iterdir()):
+        exchange(partial, place)
+        shutil.rmtree(partial)
+    else:
+        try:
+            # An empty folder gives way; one that was filled meanwhile does not.
+            partial.rename(place)
+        except OSError as error:
+            raise DiskError(
+                f"{place} was filled by something else during the run", "choose another folder, or pass --overwrite"
+            ) from error
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file and link below a folder."""
+    for parent, folders, names in os.walk(folder):
+        links = (name for name in folders if (Path(parent) / name).is_symlink())
+        yield from (Path(parent) / name for name in (*names, *links))
+
+
+def _allocated(path: Path) -> int:
+    status = path.lstat()
+    return min(status.st_blocks * 512, status.st_size)

@@ -3,11 +3,13 @@ whole."""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from mconv.convert.errors import DiskError
 
 PARTIAL = ".partial"
 """What is added to the name of what grows."""
+
+# linux/fcntl.h and linux/fs.h.
+_AT_FDCWD, _NO_REPLACE, _EXCHANGE = -100, 1, 2
 
 
 def partial_path(path: Path) -> Path:
@@ -45,13 +50,91 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def discard(partial: Path, *, folder: bool = False) -> None:
-    """Remove what grew, if it is there and no other run has it.
+def give_name(handle: int, partial: Path, path: Path, *, overwrite: bool) -> None:
+    """Rename what grew to what it is, provided that it is still what this run wrote.
+
+    Args:
+        handle: an open handle to what was written.
+        overwrite: whether something of that name may be replaced.
+
+    Raises:
+        DiskError: something else has taken the place of either.
+        OSError: it cannot be renamed.
+    """
+    _check_own(handle, partial)
+    if overwrite:
+        partial.replace(path)
+    else:
+        rename_new(partial, path)
+    _check_own(handle, path)
+
+
+def _check_own(handle: int, path: Path) -> None:
+    try:
+        own = os.path.samestat(os.fstat(handle), path.lstat())
+    except FileNotFoundError:
+        own = False
+    if not own:
+        raise DiskError(
+            f"{path} is not the file that was written: something took its place during the run",
+            "let nothing else write there, and run the command again",
+        )
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Rename a file or folder, unless something of the new name exists.
+
+    Raises:
+        DiskError: it does.
+        OSError: renaming failed.
+    """
+    try:
+        if not _rename(source, target, _NO_REPLACE):
+            if os.path.lexists(target):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+            source.rename(target)
+    except FileExistsError as error:
+        raise DiskError(
+            f"{target} was made by something else during the run", "choose another name, or pass --overwrite"
+        ) from error
+
+
+def exchange(new: Path, old: Path) -> None:
+    """Let two folders change names: at every moment either of them has the old one's.
+
+    Where the file system cannot do that in one step, the old one is moved aside for a moment.
+
+    Raises:
+        OSError: renaming failed.
+    """
+    if not _rename(new, old, _EXCHANGE):
+        aside = old.parent / f"{old.name}.replaced"
+        old.rename(aside)
+        new.rename(old)
+        aside.rename(new)
+
+
+def _rename(source: Path, target: Path, flags: int) -> bool:
+    """renameat2(2); False where the system or the file system lacks it."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(source), None, str(target))
+
+
+def discard(partial: Path, *, inode: int | None = None, beside: Iterable[Path] = ()) -> None:
+    """Remove a file that grew, if it is there and no other run has it.
 
     An interrupt may come between any two steps of making it: how far they came need not be known.
 
     Args:
-        folder: whether it is a folder; what is of another kind than expected stays.
+        inode: of the file, where it is known: another file that has taken its place stays.
+        beside: what goes with it.
     """
     try:
         # Neither a link nor a pipe that somebody put there is followed or waited for.
@@ -59,49 +142,26 @@ def discard(partial: Path, *, folder: bool = False) -> None:
     except OSError:
         return
     try:
-        mode = os.fstat(handle).st_mode
-        if not lock(handle, partial):
-            return
-        if folder and stat.S_ISDIR(mode):
-            shutil.rmtree(partial, ignore_errors=True)
-        elif not folder and stat.S_ISREG(mode):
+        status = os.fstat(handle)
+        if stat.S_ISREG(status.st_mode) and inode in (None, status.st_ino) and lock(handle, partial):
             partial.unlink(missing_ok=True)
+            for path in beside:
+                path.unlink(missing_ok=True)
     finally:
         os.close(handle)
 
 
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """The folder under its partial name, empty, to be filled; at the end it takes the place of what is there.
-
-    Args:
-        folder: no link, see `Path.resolve`.
-
-    Raises:
-        DiskError: another run writes it, or something else stands in the way.
-        OSError: it cannot be made or renamed.
-    """
-    partial, old = partial_path(folder), folder.exists()
-    if partial.is_symlink() or (partial.exists() and not partial.is_dir()):
-        raise DiskError(f"{partial} is in the way", "remove it, or choose another name")
+def discard_folder(partial: Path) -> None:
+    """Remove a folder that grew, if it is there and no other run has it."""
     try:
-        partial.mkdir(exist_ok=True)
         handle = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            if not lock(handle, partial):
-                raise DiskError(f"{folder} is being written by another run", "wait for it, or choose another name")
-            _empty(partial)
-            yield partial
-            # What was made there meanwhile is nobody's to remove: the rename is refused then.
-            if old:
-                shutil.rmtree(folder)
-            partial.rename(folder)
-        finally:
-            os.close(handle)
-        sync_folder(folder.parent)
-    except BaseException:
-        discard(partial, folder=True)
-        raise
+    except OSError:
+        return
+    try:
+        if lock(handle, partial):
+            shutil.rmtree(partial, ignore_errors=True)
+    finally:
+        os.close(handle)
 
 
 def sync_folder(folder: Path) -> None:
@@ -115,12 +175,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _empty(folder: Path) -> None:
-    """Remove what a killed run left."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

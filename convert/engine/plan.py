@@ -1,24 +1,32 @@
 """A plan: what a file will hold, byte for byte, before a single weight has been read.
 
-A plan is a value. It prints, compares and serialises; the dry run, the progress bar, the check for free disk and the
-reports all read the same one.
+A plan is plain data. It prints, compares, hashes, pickles, and goes to JSON and back; the dry run, the progress bar,
+the check for free disk, the journal and the reports all read the same one. Equal plans write equal bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
-from mconv.convert.containers.gguf import DEFAULT_ALIGNMENT, TensorInfo, encode_header, padded
-from mconv.convert.model.metadata import Metadata
-from mconv.convert.tensors.block_types import BlockType
+import numpy as np
+
+from mconv.convert.engine.jobs import Job, cut
+from mconv.convert.tensors.encodings import find_encoding
+from mconv.convert.tensors.files import SourceFile
+from mconv.convert.tensors.nodes import row_length
+from mconv.convert.tensors.plain import plain
 from mconv.convert.tensors.rows import Target
 
 
 class Envelope(Protocol):
     """Bytes around a tensor's data that depend on the data, such as the records of a zip with its checksum."""
+
+    def __hash__(self) -> int: ...
 
     @property
     def before(self) -> int:
@@ -32,37 +40,67 @@ class Envelope(Protocol):
         """Both, given the CRC-32 of the data."""
 
 
+class Importance(Protocol):
+    """How much each column of a tensor matters, as values in some file."""
+
+    def __hash__(self) -> int: ...
+
+    def of_row(self, row: int) -> np.ndarray:
+        """The values for a row, float32 (row length,); rows of one expert share them."""
+
+
+@plain
 @dataclass(frozen=True)
-class PlannedTensor:
-    """One tensor of the output: what it is, the type it gets, and where in the file its data starts.
+class Plane:
+    """Where one plane of an encoded tensor lies.
 
     Attributes:
-        envelope: what surrounds the data; None where the format has only headers.
+        offset: where its data starts, from the end of the header.
+        row_bytes: bytes of a row; a vector counts as rows of one value.
+    """
+
+    offset: int
+    row_bytes: int
+
+
+@plain
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One tensor of the output: what it is, and how and where it is written.
+
+    Attributes:
+        target: its name, its shape, and where its rows come from.
+        encoding: the name of an encoding, see `convert.tensors.encodings`.
+        planes: where each of the encoding's planes lies; one for every type of GGUF.
+        importance: what guides the encoding, where anything does.
+        envelope: what surrounds the data of a tensor of one plane; None where the format has only headers.
     """
 
     target: Target
-    type: BlockType
-    offset: int
+    encoding: str
+    planes: tuple[Plane, ...]
+    importance: Importance | None = None
     envelope: Envelope | None = None
 
     @property
-    def info(self) -> TensorInfo:
-        """What the header says of it; its offset there counts from the start of the data."""
-        return TensorInfo(self.target.name, self.target.shape, self.type, self.offset)
+    def row_bytes(self) -> int:
+        """Encoded bytes of one row, in all planes."""
+        return sum(plane.row_bytes for plane in self.planes)
 
     @property
-    def row_bytes(self) -> int:
-        """Encoded bytes of one row; a vector counts as rows of one value."""
-        return self.info.size // self.target.rows.count
+    def size(self) -> int:
+        """Encoded bytes of all rows."""
+        return self.target.rows.count * self.row_bytes
 
 
+@plain
 @dataclass(frozen=True)
 class Plan:
     """A file that is not written yet, of whatever format: a header, then tensors.
 
     Attributes:
         header: all bytes before the data.
-        tensors: tensors in the order of the file; offsets count from the end of the header.
+        tensors: tensors in the order of the file.
         size: bytes of the whole file.
     """
 
@@ -73,25 +111,55 @@ class Plan:
     @property
     def parameters(self) -> int:
         """Number of weights."""
-        return sum(_weights(tensor) for tensor in self.tensors)
+        return sum(math.prod(tensor.target.shape) for tensor in self.tensors)
 
     @property
     def bits_per_weight(self) -> float:
         """Bits of tensor data for each weight."""
-        return 8 * sum(tensor.info.size for tensor in self.tensors) / self.parameters
+        return 8 * sum(tensor.size for tensor in self.tensors) / self.parameters
 
     @property
     def type_counts(self) -> dict[str, int]:
-        """How many tensors have each type, most frequent first."""
+        """How many tensors have each encoding, most frequent first."""
         counts: dict[str, int] = {}
         for tensor in self.tensors:
-            counts[tensor.type.name] = counts.get(tensor.type.name, 0) + 1
+            counts[tensor.encoding] = counts.get(tensor.encoding, 0) + 1
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     @property
     def sha256(self) -> str:
-        """Hash of the header: equal plans write equal files from equal weights."""
+        """Hash of the header, which says nothing of where the weights come from: it may go into an artifact."""
         return hashlib.sha256(self.header).hexdigest()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything that decides on the file's bytes, with the place, size and age of every source.
+
+        A run that was killed is continued only under the same digest.
+        """
+        from mconv.convert.engine.serialize import plan_digest
+
+        return plan_digest(self)
+
+    @cached_property
+    def sources(self) -> tuple[SourceFile, ...]:
+        """Every file that is read for it."""
+        from mconv.convert.engine.serialize import source_files
+
+        return source_files(self)
+
+    @cached_property
+    def job_count(self) -> int:
+        """How many jobs there are."""
+        return sum(1 for _ in self.jobs())
+
+    def jobs(self) -> Iterator[Job]:
+        """The row ranges that make up the file, so that sources are read from front to back."""
+        number = 0
+        for tensor in self.tensors:
+            for start, stop in cut(tensor.target, whole=tensor.envelope is not None):
+                yield Job(number, tensor, start, stop)
+                number += 1
 
     def describe_tensors(self) -> list[dict[str, Any]]:
         """One JSON-ready object a tensor: name, shape, type, bytes."""
@@ -99,47 +167,110 @@ class Plan:
             {
                 "name": tensor.target.name,
                 "shape": list(tensor.target.shape),
-                "type": tensor.type.name,
-                "bytes": tensor.info.size,
+                "type": tensor.encoding,
+                "bytes": tensor.size,
             }
             for tensor in self.tensors
         ]
 
+    def to_json(self) -> str:
+        """The plan as JSON, for another process, machine or day."""
+        from mconv.convert.engine.serialize import plan_to_json
 
-def lay_out(metadata: Metadata, typed: Sequence[tuple[Target, BlockType]], alignment: int = DEFAULT_ALIGNMENT) -> Plan:
-    """The plan of a GGUF file: every tensor gets its place, in the order given.
+        return plan_to_json(self)
 
-    Args:
-        metadata: key-value pairs in the order of the file.
-        typed: tensors, each with the type that it gets.
-        alignment: bytes that every tensor's start is a multiple of.
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` wrote.
 
-    Raises:
-        QuantizationError: a row is not whole blocks of its type.
-        FormatError: a tensor name that GGUF cannot hold.
+        Raises:
+            FormatError: it was edited or cut off, or another version made it.
+        """
+        from mconv.convert.engine.serialize import plan_from_json
+
+        return plan_from_json(text)
+
+
+@dataclass(frozen=True)
+class FolderPlan:
+    """A folder that is not written yet: every file by its path within it.
+
+    Attributes:
+        weights: the plan of each file of weights.
+        files: the content of all others.
     """
-    tensors = place_tensors(typed, alignment)
-    header = encode_header(metadata, [tensor.info for tensor in tensors], alignment)
-    return Plan(header, tensors, len(header) + sum(padded(tensor.info.size, alignment) for tensor in tensors))
+
+    weights: Mapping[str, Plan]
+    files: Mapping[str, bytes] = field(repr=False)
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.weights.items()), tuple(self.files.items())))
+
+    @property
+    def main_type(self) -> str:
+        """The encoding that most tensors have."""
+        counts: dict[str, int] = {}
+        for plan in self.weights.values():
+            for name, count in plan.type_counts.items():
+                counts[name] = counts.get(name, 0) + count
+        return max(counts, key=lambda name: counts[name])
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(plan.size for plan in self.weights.values()) + sum(map(len, self.files.values()))
 
 
-def place_tensors(typed: Sequence[tuple[Target, BlockType]], alignment: int = 1) -> tuple[PlannedTensor, ...]:
-    """One tensor after the other, each at a multiple of the alignment.
+def plan_tensor(
+    target: Target,
+    encoding: str,
+    offset: int,
+    *,
+    importance: Importance | None = None,
+    envelope: Envelope | None = None,
+    alignment: int = 1,
+) -> PlannedTensor:
+    """A tensor whose planes lie one after the other, each at a multiple of the alignment.
 
     Raises:
-        QuantizationError: a row is not whole blocks of its type.
+        QuantizationError: the encoding has no rows of this length.
+    """
+    planes = []
+    for row_bytes in find_encoding(encoding).plane_row_bytes(row_length(target.shape)):
+        planes.append(Plane(offset, row_bytes))
+        offset += padded(row_bytes * target.rows.count, alignment)
+    return PlannedTensor(target, encoding, tuple(planes), importance, envelope)
+
+
+@dataclass(frozen=True)
+class TypedTarget:
+    """A target, and the encoding that it gets.
+
+    Attributes:
+        importance: what guides the encoding, where anything does.
+    """
+
+    target: Target
+    encoding: str
+    importance: Importance | None = None
+
+
+def place_tensors(typed: Sequence[TypedTarget], alignment: int = 1) -> tuple[PlannedTensor, ...]:
+    """One tensor after the other, each plane at a multiple of the alignment.
+
+    Raises:
+        QuantizationError: an encoding has no rows of a target's length.
     """
     tensors = []
     offset = 0
-    for target, kind in typed:
-        tensor = PlannedTensor(target, kind, offset)
+    for each in typed:
+        tensor = plan_tensor(each.target, each.encoding, offset, importance=each.importance, alignment=alignment)
         tensors.append(tensor)
-        offset += padded(tensor.info.size, alignment)
+        last = tensor.planes[-1]
+        offset = last.offset + padded(last.row_bytes * tensor.target.rows.count, alignment)
     return tuple(tensors)
 
 
-def _weights(tensor: PlannedTensor) -> int:
-    count = 1
-    for axis in tensor.target.shape:
-        count *= axis
-    return count
+def padded(size: int, alignment: int) -> int:
+    """The next multiple of the alignment."""
+    return -(-size // alignment) * alignment

@@ -8,20 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mconv.convert.cli.console import format_bytes, note
+from mconv.convert.cli.console import note
 from mconv.convert.errors import DiskError, SourceError
 from mconv.convert.hub.client import hub_client
 from mconv.convert.hub.errors import explain
 from mconv.convert.hub.patience import Patience, persist
-from mconv.convert.layouts.hf.sidecars import CARD_FILES, CONFIG, GENERATION, TOKENIZER_FILES
+from mconv.convert.layouts import layouts
+from mconv.convert.reporting import format_bytes
 
 # A name has letters, digits, and single dots, dashes and underscores between them (huggingface_hub's
 # utils/_validators.py). What follows @ is a branch, a tag, a pull request or a commit.
 _NAME = r"(?![^@/]*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _SOURCE = re.compile(rf"(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[A-Za-z0-9_][A-Za-z0-9._/-]*))?")
-_WANTED = (
-    "model*.safetensors", "model.safetensors.index.json", CONFIG, GENERATION, *TOKENIZER_FILES, *CARD_FILES,
-)  # fmt: skip
 # Who names a model on the command line waits in front of it.
 _PATIENCE = Patience(attempts=3)
 
@@ -47,6 +45,11 @@ def parse_source(text: str) -> HubSource | None:
     return HubSource(match["repo"], match["revision"])
 
 
+def _wanted() -> tuple[str, ...]:
+    """Patterns of every file that some layout reads from the Hub."""
+    return tuple(dict.fromkeys(pattern for layout in layouts().values() for pattern in layout.hub_files))
+
+
 def download(source: HubSource) -> Path:
     """Fetch what is missing in the cache.
 
@@ -56,7 +59,7 @@ def download(source: HubSource) -> Path:
     Raises:
         PublishError, SourceError, DiskError: see `resolve_source`.
     """
-    folder = _fetch(source, _WANTED, check=True)
+    folder = _fetch(source, _wanted(), check=True)
     note(f"note: {source.repo} at commit {folder.name}")
     return folder
 
@@ -96,7 +99,7 @@ def _check_files(source: HubSource, commit: str) -> None:
     from huggingface_hub.errors import DryRunError
 
     try:
-        files = snapshot_download(source.repo, revision=commit, allow_patterns=list(_WANTED), dry_run=True)
+        files = snapshot_download(source.repo, revision=commit, allow_patterns=list(_wanted()), dry_run=True)
     except DryRunError:
         # The listing cannot be had; the download itself says why, or takes it from the cache.
         return

@@ -1,39 +1,89 @@
-"""The layouts, and which of them a path is in."""
+"""The layouts: one folder each, with a `LAYOUT`. Adding a layout is adding a folder; its commands follow from it."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mconv.convert.errors import SourceError, UsageError
+from mconv.convert.layouts.layout import Layout
 
 if TYPE_CHECKING:
     from mconv.convert.model.checkpoint import Checkpoint
 
+_registered: dict[str, Layout] = {}
 
-def open_checkpoint(path: Path, hf_config: Path | None = None) -> tuple[str, Checkpoint]:
-    """Open a checkpoint of whatever layout.
 
-    Args:
-        hf_config: see `open_megatron`; nothing else has use for it.
+def register_layout(layout: Layout) -> None:
+    """Make a layout known that has no folder here."""
+    _registered[layout.name] = layout
 
-    Returns:
-        "hf", "megatron" or "gguf", and the checkpoint.
+
+def layouts() -> dict[str, Layout]:
+    """Every layout by its name."""
+    return {**_found(), **_registered}
+
+
+@cache
+def _found() -> dict[str, Layout]:
+    modules = (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))
+    return {module.LAYOUT.name: module.LAYOUT for module in modules if hasattr(module, "LAYOUT")}
+
+
+def find_layout(name: str) -> Layout:
+    """The layout of this name.
 
     Raises:
-        SourceError, FormatError, MappingError: see `open_hf`, `open_megatron` and `open_gguf`.
-        UsageError: `hf_config` for another layout than Megatron's.
+        UsageError: there is none.
     """
-    from mconv.convert.layouts.gguf.reader import open_gguf
-    from mconv.convert.layouts.hf.reader import open_hf
-    from mconv.convert.layouts.megatron.reader import is_megatron, open_megatron
+    known = layouts()
+    if name not in known:
+        raise UsageError(f"unknown layout {name!r}", f"known are {', '.join(known)}")
+    return known[name]
 
+
+def detect_layout(path: Path) -> Layout:
+    """The layout that a path is in.
+
+    Raises:
+        SourceError: there is nothing.
+    """
     if not path.exists():
         raise SourceError(f"{path}: no such file or folder", "give a folder of a checkpoint, or a GGUF file")
-    if is_megatron(path):
-        return "megatron", open_megatron(path, hf_config)
-    if hf_config is not None:
-        raise UsageError(f"{path} is no Megatron checkpoint", "leave --hf-config out")
-    if path.is_dir():
-        return "hf", open_hf(path)
-    return "gguf", open_gguf(path)
+    # A folder may hold the files of a fallback beside those of another layout.
+    ranked = sorted(layouts().values(), key=lambda layout: layout.is_fallback)
+    kind = "folder" if path.is_dir() else "file"
+    fallbacks = (layout for layout in ranked if layout.is_fallback and layout.path_kind == kind)
+    return next((layout for layout in ranked if layout.detect(path)), None) or next(fallbacks)
+
+
+def open_checkpoint(path: Path, **options: Any) -> Checkpoint:
+    """Open a checkpoint of any layout. Only headers and configuration are read.
+
+    Args:
+        options: read options of its layout, such as `hf_config` of Megatron's; None where they are not given.
+
+    Raises:
+        SourceError, FormatError, MappingError: it cannot be opened, see the layout's own function.
+        UsageError: an option that the layout does not have.
+
+    Example:
+        >>> open_checkpoint(Path("examples/tiny-mistral")).layout
+        'hf'
+    """
+    layout = detect_layout(path)
+    try:
+        resolved = layout.resolve_read(**options)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.what}", error.hint) from error
+    return layout.open(path, **resolved)
+
+
+def options_for(path: Path, **options: Any) -> dict[str, Any]:
+    """Those of some options that the layout at a path takes: one command may read paths of several layouts."""
+    taken = [name for name, value in options.items() if value is not None]
+    layout = detect_layout(path) if taken else None
+    return {name: options[name] for name in taken if layout is not None and layout.takes(name)}

@@ -20,6 +20,7 @@ class Checkpoint:
     """A model of a supported family, from whatever layout.
 
     Attributes:
+        layout: name of the layout it lies in.
         path: the folder or file it was opened from; for messages, never written into an artifact.
         spec: hyperparameters.
         tensors: canonical (Hugging Face) name to tensor; what the family drops is gone.
@@ -32,6 +33,7 @@ class Checkpoint:
         notes: what a user should know, such as what was left out.
     """
 
+    layout: str
     path: Path
     spec: ModelSpec
     tensors: Mapping[str, Tensor]

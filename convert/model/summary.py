@@ -15,7 +15,7 @@ from mconv.convert.tokenizer import TokenType, Vocabulary
 _NOT_SHOWN = frozenset({"family", "gguf_architecture", "rope"})
 
 
-def summarize(layout: str, checkpoint: Checkpoint) -> dict[str, Any]:
+def summarize(checkpoint: Checkpoint) -> dict[str, Any]:
     """JSON-ready members: layout, family, name, size, shape, tensors by type, vocabulary.
 
     Experts that a layout stacks are counted one by one, so that a model has as many tensors in each.
@@ -28,7 +28,7 @@ def summarize(layout: str, checkpoint: Checkpoint) -> dict[str, Any]:
     name = checkpoint.provenance.get("general.name")
     types = Counter(tensor.dtype for tensor in tensors.values())
     return {
-        "layout": layout,
+        "layout": checkpoint.layout,
         "family": spec.family,
         "gguf_architecture": spec.gguf_architecture,
         "name": str(name.content) if name else None,

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mconv.convert.engine.local import CHUNK_WEIGHTS
+from mconv.convert.engine.jobs import CHUNK_WEIGHTS
 from mconv.convert.model.checkpoint import Checkpoint
 from mconv.convert.tensors.block_types import BlockType
-from mconv.convert.tensors.encodings import ConvertedTensor, encode, widen
+from mconv.convert.tensors.encodings import ConvertedTensor, encode_floats, widen
 from mconv.convert.tensors.nodes import FLOAT_DTYPES, Tensor, row_count, row_length
 
 
@@ -31,6 +31,11 @@ def typed_tensors(checkpoint: Checkpoint, wanted: BlockType | None) -> dict[str,
         return main if widened and _is_exact(tensor, main) else BlockType[tensor.dtype]
 
     return {name: convert_tensor(tensor, kind(tensor)) for name, tensor in checkpoint.tensors.items()}
+
+
+def wanted_type(dtype: str) -> BlockType | None:
+    """What `--dtype` asks for: F32, F16 or BF16; None for `auto`."""
+    return None if dtype == "auto" else BlockType[dtype.upper()]
 
 
 def main_type(tensors: Mapping[str, Tensor]) -> BlockType:
@@ -56,6 +61,6 @@ def _is_exact(tensor: Tensor, kind: BlockType) -> bool:
     step = max(1, CHUNK_WEIGHTS // row_length(tensor.shape))
     for start in range(0, rows, step):
         values = tensor.read(start, min(start + step, rows))
-        if not np.array_equal(widen(encode(kind, values).view(FLOAT_DTYPES[kind.name])), values):
+        if not np.array_equal(widen(encode_floats(kind, values).view(FLOAT_DTYPES[kind.name])), values):
             return False
     return True

@@ -1,54 +1,163 @@
-"""Encodings that a conversion needs: the float types, and Q8_0. Only here, and in `quantize`, is a value ever
-touched."""
+"""Encodings: how the values of a tensor become bytes. Only here, and in `quantize`, is a value ever touched.
+
+An encoding turns each matrix into one or more planes: a ggml block type has one, a format that keeps scales apart has
+two or three. Every plane has a row for each row of the matrix, so that any range of rows can be encoded alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from typing import Protocol
 
 import numpy as np
 
-from mconv.convert.errors import QuantizationError, SourceError
+from mconv.convert.errors import FormatError, QuantizationError, SourceError
 from mconv.convert.tensors.block_types import BlockType
-from mconv.convert.tensors.nodes import FLOAT_DTYPES, Tensor
+from mconv.convert.tensors.nodes import FLOAT_DTYPES, Tensor, row_length
+from mconv.convert.tensors.plain import plain
 from mconv.convert.tensors.rows import Rows, Target
 
 _BF16_EXPONENT = np.uint16(0x7F80)
 
 
-def widen(rows: np.ndarray) -> np.ndarray:
-    """Rows as stored (float32, float16, or bfloat16 bits in uint16) as float32; exact."""
-    if rows.dtype == np.uint16:
-        return (rows.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return rows.astype(np.float32, copy=False)
+class RowBlock:
+    """Some rows of a target as they are stored, on their way to an encoding.
+
+    Args:
+        target: the whole tensor.
+        first_row: its row that the block begins with.
+        stored: (n, k) float32, float16, or bfloat16 bits in uint16; raw bytes (n, row bytes) of a block type.
+        dtype: name of the type that they are in; the target's own where nothing else is said.
+    """
+
+    def __init__(self, target: Target, first_row: int, stored: np.ndarray, dtype: str | None = None) -> None:
+        self.target = target
+        self.first_row = first_row
+        self.stored = stored
+        self.dtype = dtype or target.rows.dtype
+
+    @cached_property
+    def floats(self) -> np.ndarray:
+        """The values, (n, k) float32, float16, or bfloat16 bits in uint16: as stored, or decoded from blocks."""
+        if self.dtype in FLOAT_DTYPES:
+            return self.stored
+        return find_encoding(self.dtype).decode((self.stored,), self.target.shape[-1])
+
+    def place(self, row: int, column: int) -> str:
+        """One value of the block, in the words of the source."""
+        return self.target.place(self.first_row + row, column)
+
+    def check_finite(self) -> None:
+        """Refuse NaN and infinity among floats, which no later step survives.
+
+        Raises:
+            SourceError: names the source's tensor, row and column of the first one.
+        """
+        bad = None if self.stored.dtype == np.uint8 else find_not_finite(self.stored)
+        if bad is not None:
+            raise SourceError(
+                f"{self.place(*bad)} is {float(widen(self.stored)[bad])}",
+                "the checkpoint is damaged or its training diverged; get another one",
+            )
 
 
-def encode_floats(
-    target: Target, kinds: Collection[BlockType], rows: np.ndarray, first_row: int
-) -> Mapping[BlockType, np.ndarray]:
-    """The encoder of a conversion (see `engine.local.Encode`). Rows of a quantized source are decoded first.
+class Encoding(Protocol):
+    """A way to write a matrix. Encodings keep no state between calls: threads share them, and plans name them."""
+
+    @property
+    def name(self) -> str:
+        """What plans and people call it, such as Q4_K."""
+
+    def plane_row_bytes(self, row_weights: int) -> tuple[int, ...]:
+        """For each plane, the bytes of a row of so many weights.
+
+        Raises:
+            QuantizationError: the encoding has no such rows.
+        """
+
+    def encode(self, block: RowBlock, importance: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+        """The rows of each plane, uint8 (n, row bytes).
+
+        Args:
+            block: rows that are finite; all of one expert, where experts are stacked.
+            importance: float32 (k,), how much each column matters; None where all matter alike.
+
+        Raises:
+            QuantizationError: a value is beyond the range of the encoding.
+        """
+
+    def decode(self, planes: Sequence[np.ndarray], row_weights: int) -> np.ndarray:
+        """The values that planes stand for, float32 (n, row_weights): the inverse of `encode`.
+
+        Raises:
+            QuantizationError: the encoding cannot be decoded here.
+        """
+
+
+# Modules that register more encodings when they are imported. They lie above this one, so that they are named, not
+# imported: a plan that was made with them can be carried out by a process that never heard of them.
+_PROVIDERS = ("mconv.quantize.encodings",)
+_encodings: dict[str, Encoding] = {}
+
+
+def register_encoding(encoding: Encoding) -> None:
+    """Make an encoding known under its name."""
+    _encodings[encoding.name] = encoding
+
+
+def find_encoding(name: str) -> Encoding:
+    """The encoding of this name.
 
     Raises:
-        SourceError: a block decodes to NaN or infinity.
-        QuantizationError: a value is beyond the range of the wanted float type, or the source's type has no decoder.
+        FormatError: there is none, as in a plan of another version.
     """
-    stored = BlockType[target.rows.dtype]
-    if stored.is_quantized:
-        rows = decode(stored, rows)
-        check_finite(target, rows, first_row)
-    encoded = {kind: encode(kind, rows) for kind in kinds}
-    for kind, blocks in encoded.items():
+    if name not in _encodings:
+        for provider in _PROVIDERS:
+            import_module(provider)
+    if name not in _encodings:
+        raise FormatError(f"unknown encoding {name!r}", "make the plan anew with this version")
+    return _encodings[name]
+
+
+@dataclass(frozen=True)
+class FloatEncoding:
+    """F32, F16 or BF16, rounded to nearest even."""
+
+    kind: BlockType
+
+    @property
+    def name(self) -> str:
+        """F32, F16 or BF16."""
+        return self.kind.name
+
+    def plane_row_bytes(self, row_weights: int) -> tuple[int, ...]:
+        """One plane."""
+        return (self.kind.row_bytes(row_weights),)
+
+    def encode(self, block: RowBlock, importance: np.ndarray | None = None) -> tuple[np.ndarray, ...]:  # noqa: ARG002
+        """See `Encoding`; the columns of a float matter alike."""
+        encoded = encode_floats(self.kind, block.floats)
         # In their own type the values are finite already, and as large as they were.
-        safe = kind is stored or kind.name not in FLOAT_DTYPES
-        bad = None if safe else find_not_finite(blocks.view(FLOAT_DTYPES[kind.name]))
+        bad = None if block.dtype == self.name else find_not_finite(encoded.view(FLOAT_DTYPES[self.name]))
         if bad is not None:
             raise QuantizationError(
-                f"{target.place(first_row + bad[0], bad[1])} is too large for {kind.name}",
-                "choose f32 or bf16 for the matrices",
+                f"{block.place(*bad)} is too large for {self.name}", "choose f32 or bf16 for the matrices"
             )
-    return encoded
+        return (encoded,)
+
+    def decode(self, planes: Sequence[np.ndarray], row_weights: int) -> np.ndarray:  # noqa: ARG002
+        """See `Encoding`; exact."""
+        return widen(planes[0].view(FLOAT_DTYPES[self.name]))
 
 
+for _kind in (BlockType.F32, BlockType.F16, BlockType.BF16):
+    register_encoding(FloatEncoding(_kind))
+
+
+@plain
 @dataclass(frozen=True)
 class ConvertedTensor:
     """A tensor in another float type than it is stored in: blocks decoded, floats widened or rounded.
@@ -85,20 +194,56 @@ class ConvertedTensor:
         """Rows [start, stop) in the type: (stop - start, row length).
 
         Raises:
-            SourceError, QuantizationError: see `check_finite` and `encode_floats`.
+            SourceError: a value is not finite.
+            QuantizationError: a value is beyond the range of the type, or the source's type has no decoder.
         """
-        target = Target(self.name, self.shape, Rows((self.source,)))
-        rows = self.source.read(start, stop)
-        if rows.dtype != np.uint8:
-            check_finite(target, rows, start)
-        return encode_floats(target, (self.kind,), rows, start)[self.kind].view(FLOAT_DTYPES[self.kind.name])
+        rows, stored = self.source.read(start, stop), self.source.dtype
+        if stored not in FLOAT_DTYPES:
+            rows, stored = decode(BlockType[stored], rows), "F32"
+        block = RowBlock(Target(self.name, self.shape, Rows((self.source,))), start, rows, stored)
+        block.check_finite()
+        return find_encoding(self.kind.name).encode(block)[0].view(FLOAT_DTYPES[self.kind.name])
 
 
-def encode(kind: BlockType, rows: np.ndarray) -> np.ndarray:
-    """Rows as stored to rows of bytes.
+@plain
+@dataclass(frozen=True)
+class DecodedTensor:
+    """A tensor that lies in the planes of an encoding, decoded as its rows are read.
+
+    Attributes:
+        encoding: its name.
+        planes: the rows of each plane as bytes, uint8 (n, row bytes).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    encoding: str
+    planes: tuple[Tensor, ...]
+    position: tuple[int, int]
+
+    @property
+    def dtype(self) -> str:
+        """Always F32."""
+        return "F32"
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop), float32 (stop - start, row length)."""
+        stored = [plane.read(start, stop) for plane in self.planes]
+        return find_encoding(self.encoding).decode(stored, row_length(self.shape))
+
+
+def widen(rows: np.ndarray) -> np.ndarray:
+    """Rows as stored (float32, float16, or bfloat16 bits in uint16) as float32; exact."""
+    if rows.dtype == np.uint16:
+        return (rows.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return rows.astype(np.float32, copy=False)
+
+
+def encode_floats(kind: BlockType, rows: np.ndarray) -> np.ndarray:
+    """Rows of floats to rows of bytes.
 
     Args:
-        kind: F32, F16, BF16 or Q8_0.
+        kind: F32, F16 or BF16.
         rows: (n, k) float32, float16, or bfloat16 bits in uint16.
 
     Returns:
@@ -111,13 +256,8 @@ def encode(kind: BlockType, rows: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(values).view(np.uint8)
     if kind is BlockType.BF16:
         return _round_to_bfloat16(values).view(np.uint8)
-    if kind is BlockType.F16:
-        with np.errstate(over="ignore"):
-            return values.astype(np.float16).view(np.uint8)
-    from gguf.constants import GGMLQuantizationType
-    from gguf.quants import quantize
-
-    return np.asarray(quantize(values, GGMLQuantizationType[kind.name]))
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16).view(np.uint8)
 
 
 def decode(kind: BlockType, blocks: np.ndarray) -> np.ndarray:
@@ -145,20 +285,6 @@ def decode(kind: BlockType, blocks: np.ndarray) -> np.ndarray:
             return np.ascontiguousarray(dequantize(blocks, number), dtype=np.float32)
     except NotImplementedError as error:
         raise refused from error
-
-
-def check_finite(target: Target, rows: np.ndarray, first_row: int) -> None:
-    """Refuse NaN and infinity, which no later step survives.
-
-    Raises:
-        SourceError: names the source's tensor, row and column of the first one.
-    """
-    bad = find_not_finite(rows)
-    if bad is not None:
-        raise SourceError(
-            f"{target.place(first_row + bad[0], bad[1])} is {float(widen(rows)[bad])}",
-            "the checkpoint is damaged or its training diverged; get another one",
-        )
 
 
 def find_not_finite(rows: np.ndarray) -> tuple[int, int] | None:

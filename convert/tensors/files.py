@@ -10,17 +10,20 @@ import os
 import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from mconv.convert.errors import SourceError
+from mconv.convert.tensors.plain import plain
 
 # More would speed nothing up: jobs read files from front to back, a few at a time.
 _MOST_OPEN = 64
 
 
+@plain
 @dataclass(frozen=True)
 class SourceFile:
     """A file as it was when its header was read; any number of threads and processes may read it.
@@ -53,7 +56,7 @@ class SourceFile:
             OSError: it cannot be read; with the file's name.
         """
         done = 0
-        with _open_files.handle(self) as handle:
+        with _sources.handle(self) as handle:
             while done < len(buffer):
                 try:
                     count = os.preadv(handle, [buffer[done:]], offset + done)
@@ -74,9 +77,10 @@ class SourceFile:
             SourceError: it was written to, or another file has taken its place.
             OSError: it is gone.
         """
-        self._check(self.path.stat())
+        self.check(self.path.stat())
 
-    def _check(self, status: os.stat_result) -> None:
+    def check(self, status: os.stat_result) -> None:
+        """Hold what the operating system says of the file against what it was; see `check_unchanged`."""
         if (status.st_size, status.st_mtime_ns) != (self.size, self.mtime_ns):
             raise SourceError(
                 f"{self.path.name} changed while it was read",
@@ -84,45 +88,72 @@ class SourceFile:
             )
 
 
-class _OpenFiles:
-    """The handles of this process, least recently used first."""
+_K = TypeVar("_K", bound=Hashable)
 
-    def __init__(self) -> None:
+
+class HandleCache(Generic[_K]):
+    """The open handles of this process to files of one kind: at most a few, least recently used first.
+
+    Args:
+        open_file: opens what a key stands for.
+    """
+
+    def __init__(self, open_file: Callable[[_K], int]) -> None:
+        self._open_file = open_file
         self._lock = threading.Lock()
-        self._handles: OrderedDict[SourceFile, int] = OrderedDict()
-        self._users: dict[SourceFile, int] = {}
+        self._handles: OrderedDict[_K, int] = OrderedDict()
+        self._users: dict[_K, int] = {}
 
     @contextmanager
-    def handle(self, file: SourceFile) -> Iterator[int]:
-        """A handle to read the file with, which stays open for as long as the block runs."""
+    def handle(self, key: _K) -> Iterator[int]:
+        """The handle of a file, which stays open for as long as the block runs.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
         with self._lock:
-            handle = self._handles.get(file)
+            handle = self._handles.get(key)
             if handle is None:
-                handle = self._open(file)
-            self._handles.move_to_end(file)
-            self._users[file] = self._users.get(file, 0) + 1
+                self._close_idle(len(self._handles) + 1 - _most_open())
+                handle = self._handles[key] = self._open_file(key)
+            self._handles.move_to_end(key)
+            self._users[key] = self._users.get(key, 0) + 1
         try:
             yield handle
         finally:
             with self._lock:
-                self._users[file] -= 1
-                if not self._users[file]:
-                    del self._users[file]
+                self._users[key] -= 1
+                if not self._users[key]:
+                    del self._users[key]
 
-    def _open(self, file: SourceFile) -> int:
-        limit = min(_MOST_OPEN, max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
-        idle = [held for held in self._handles if held not in self._users]
-        for held in idle[: max(0, len(self._handles) + 1 - limit)]:
-            os.close(self._handles.pop(held))
-        # Without O_NONBLOCK, a pipe that took the file's place would be waited for.
-        handle = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            file._check(os.fstat(handle))
-        except BaseException:
-            os.close(handle)
-            raise
-        self._handles[file] = handle
-        return handle
+    def close(self) -> None:
+        """Close every handle that nobody uses."""
+        with self._lock:
+            self._close_idle(len(self._handles))
+
+    def _close_idle(self, count: int) -> None:
+        for key in [key for key in self._handles if key not in self._users][: max(0, count)]:
+            os.close(self._handles.pop(key))
 
 
-_open_files = _OpenFiles()
+def _most_open() -> int:
+    return min(_MOST_OPEN, max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+
+
+def _open_source(file: SourceFile) -> int:
+    # Without O_NONBLOCK, a pipe that took the file's place would be waited for.
+    handle = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        file.check(os.fstat(handle))
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+_sources = HandleCache(_open_source)
+
+
+def close_sources() -> None:
+    """Let go of the files that were read; they are opened again when they are read again."""
+    _sources.close()

@@ -10,6 +10,7 @@ import numpy as np
 
 from mconv.convert.tensors.block_types import BlockType
 from mconv.convert.tensors.files import SourceFile
+from mconv.convert.tensors.plain import plain
 
 FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
@@ -58,6 +59,7 @@ def stored_bytes(tensor: Tensor) -> int:
     return math.prod(tensor.shape) // kind.block_weights * kind.block_bytes
 
 
+@plain
 @dataclass(frozen=True)
 class FileTensor:
     """A tensor that lies contiguously in a file, rows one after the other."""
@@ -83,6 +85,7 @@ class FileTensor:
         return replace(self, name=name, shape=shape, offset=self.offset + start * self.row_bytes)
 
 
+@plain
 @dataclass(frozen=True)
 class ConstantTensor:
     """A small float32 tensor that is computed rather than stored.

@@ -12,6 +12,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from mconv.convert.tensors.plain import plain
+
 
 class RowOrder(Protocol):
     """An order of rows. Orders compare, hash and pickle as what they follow from."""
@@ -34,6 +36,7 @@ def index_of(order: RowOrder) -> np.ndarray:
     return index
 
 
+@plain
 @dataclass(frozen=True)
 class RotaryInterleaved:
     """Rows of Q or K from Hugging Face's half-split rotary order to GGUF's interleaved one.
@@ -59,6 +62,7 @@ class RotaryInterleaved:
         return rows.swapaxes(1, 2).reshape(-1)
 
 
+@plain
 @dataclass(frozen=True)
 class GroupedQkv:
     """Where the rows of Q, K or V stand in Megatron-Core's fused linear_qkv.
@@ -89,6 +93,7 @@ class GroupedQkv:
         return rows[:, places[self.part]].reshape(-1)
 
 
+@plain
 @dataclass(frozen=True)
 class Inverse:
     """The order that undoes some orders, one after the other: together they take each row once."""
@@ -105,6 +110,7 @@ class Inverse:
         return invert(np.concatenate([index_of(order) for order in self.orders]))
 
 
+@plain
 @dataclass(frozen=True)
 class PartOf:
     """Target rows [start, stop) of another order."""
@@ -123,6 +129,7 @@ class PartOf:
         return index_of(self.order)[self.start : self.stop].copy()
 
 
+@plain
 @dataclass(frozen=True)
 class Consecutive:
     """The source rows [start, stop), as they follow each other."""
@@ -140,6 +147,7 @@ class Consecutive:
         return np.arange(self.start, self.stop, dtype=np.int64)
 
 
+@plain
 @dataclass(frozen=True)
 class Listed:
     """Source rows one by one, as a look-up wants them.

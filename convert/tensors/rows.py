@@ -15,11 +15,13 @@ import numpy as np
 
 from mconv.convert.tensors.nodes import Tensor, row_count
 from mconv.convert.tensors.orders import Consecutive, RowOrder, index_of, invert, part_of
+from mconv.convert.tensors.plain import plain
 
 # Two wanted rows this close are read in one go: a seek costs more than the bytes between them.
 _READ_THROUGH_ROWS = 256
 
 
+@plain
 @dataclass(frozen=True)
 class Rows:
     """The rows of one target tensor, wherever they lie.
@@ -83,6 +85,7 @@ class Rows:
         return [0, *accumulate(row_count(source.shape) for source in self.sources[:-1])]
 
 
+@plain
 @dataclass(frozen=True)
 class ArrangedTensor:
     """A tensor whose rows lie elsewhere in another order.
@@ -109,6 +112,7 @@ class ArrangedTensor:
         return self.rows.read(start, stop)
 
 
+@plain
 @dataclass(frozen=True)
 class Target:
     """One tensor that the target layout wants: its name there, its shape, and where its rows come from."""

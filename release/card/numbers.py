@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mconv.convert.cli.console import format_bytes
+from mconv.convert.reporting import format_bytes
 from mconv.release.card.markdown import Markdown, escape
 from mconv.release.weights import TypeFiles
 

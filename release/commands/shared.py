@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mconv.convert.cli.console import emit_json, emit_table, format_bytes
+from mconv.convert.cli.console import emit_json, emit_table
 from mconv.convert.cli.options import json_option, path_type, threads_option
 from mconv.convert.errors import ValidationError
+from mconv.convert.reporting import format_bytes
 
 if TYPE_CHECKING:
     from mconv.release.files import FileDigest

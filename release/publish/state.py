@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mconv.convert.documents import read_object
-from mconv.convert.engine.folder import write_files
+from mconv.convert.engine.files import write_files
 from mconv.convert.errors import FormatError, PublishError
 
 

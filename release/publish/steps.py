@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mconv.convert.cli.console import format_bytes, note
+from mconv.convert.cli.console import note
 from mconv.convert.errors import PublishError
 from mconv.convert.hub.errors import refused
+from mconv.convert.reporting import format_bytes
 from mconv.release.publish.operations import MAIN, PublishPlan
 from mconv.release.publish.remote import Remote, mark, wrong_files
 from mconv.release.publish.survey import moved

@@ -319,13 +319,13 @@ def test_an_interrupt_between_two_steps_leaves_nothing(  # type: ignore[no-untyp
     def interrupt(*_: object) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mconv.convert.engine.local.lock", interrupt)
+    monkeypatch.setattr("mconv.convert.engine.outputs.lock", interrupt)
     assert command(mconv, "hf-to-gguf", dense, tmp_path / "a.gguf").code == 130
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_device_is_no_output(dense: Path, command) -> None:  # type: ignore[no-untyped-def]
-    assert_refused(command(mconv, "hf-to-gguf", dense, "/dev/null", "--overwrite"), 4, "no regular file")
+    assert_refused(command(mconv, "hf-to-gguf", dense, "/dev/null", "--overwrite"), 4, "is not a regular file")
 
 
 def test_a_second_run_with_the_same_output_is_refused(dense: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]

@@ -41,7 +41,7 @@ from support.releases import MODEL, TEXT, write_recipe
         ({"source": "~nobody-here/x"}, "source is '~nobody-here/x'", "What is quantized"),
         ({"texts": ["~nobody-here/x"]}, "texts.0 is '~nobody-here/x'", "Texts to measure"),
         ({"split_above": 45}, "split_above is 45", "docs/mrelease.md"),
-        ({"split_above": "much"}, "'much' is no size", "5GB"),
+        ({"split_above": "much"}, "'much' is not a valid size", "5GB"),
         ({"extras": ["docker"]}, "extras.0 is 'docker'", "docs/mrelease.md"),
         ({"recommended": "Q6_K"}, "recommended: Q6_K", "Q8_0"),
         ({"texts": ["a/x.txt", "b/x.txt"]}, "two have one file name", "rename"),

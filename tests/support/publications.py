@@ -11,7 +11,7 @@ from support.hub.server import Hub
 
 PUBLISH = "mconv.release.commands.publish:command"
 # The same with short waits.
-IMPATIENT = "hub.impatient:command"
+IMPATIENT = "support.hub.impatient:command"
 STATE = "publish-state.json"
 WEIGHTS = {"tiny-Q4_K_M.gguf": 100_000, "tiny-Q8_0.gguf": 600_000}
 CARD = "---\nlicense: apache-2.0\nbase_model: rosa/tiny\n---\nA release.\n"

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from mconv.convert.cli.console import emit_json, emit_table, format_bytes, json_text, note
+from mconv.convert.cli.console import emit_json, emit_table, json_text, note
 from mconv.convert.errors import UsageError, ValidationError
+from mconv.convert.reporting import format_bytes
 from mconv.validate.commands.shared import (
     DEFAULT_CONTEXT,
     artifacts_argument,

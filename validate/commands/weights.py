@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mconv.convert.cli.console import emit_json, emit_table, format_bytes
+from mconv.convert.cli.console import emit_json, emit_table
 from mconv.convert.errors import UsageError
+from mconv.convert.reporting import format_bytes
 from mconv.validate.commands.shared import (
     artifacts_argument,
     fail_on_findings,
@@ -48,7 +49,7 @@ def command(
       mval weights model-Q4_K_M.gguf --reference Magistral-Small-2507
       mval weights model-*.gguf --reference model/ --imatrix imatrix.gguf --json
     """
-    from mconv.convert.layouts import open_checkpoint
+    from mconv.convert.layouts import open_checkpoint, options_for
     from mconv.convert.layouts.megatron.reader import is_megatron
     from mconv.quantize.imatrix import read_imatrix
     from mconv.validate.weights.compare import compare_weights
@@ -57,7 +58,7 @@ def command(
         path.stat()  # names the one that is missing, as any other error of the operating system does
     if hf_config and not any(is_megatron(path) for path in (reference, *artifacts)):
         raise UsageError("--hf-config is for a Megatron checkpoint, and there is none", "leave it out")
-    original = open_checkpoint(reference, hf_config if is_megatron(reference) else None)[1]
+    original = open_checkpoint(reference, **options_for(reference, hf_config=hf_config))
     matrix = read_imatrix(imatrix) if imatrix else None
     results = [
         compare_weights(path, original, hf_config=hf_config, matrix=matrix, threads=threads) for path in artifacts

@@ -17,9 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from mconv.convert.cli.console import format_bytes
 from mconv.convert.engine.partial import lock, naming, partial_path
 from mconv.convert.errors import DiskError, FormatError, SourceError
+from mconv.convert.reporting import format_bytes
 from mconv.convert.tensors.files import SourceFile
 from mconv.inference.chunks import LogitBlock, Schedule, first_scored, scored_per_chunk
 from mconv.validate.divergence.softmax import CACHED_LOGITS, softmax

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mconv.convert.containers.gguf_split import read_gguf_model
-from mconv.convert.layouts import open_checkpoint
-from mconv.convert.layouts.megatron.reader import is_megatron
+from mconv.convert.layouts import open_checkpoint, options_for
 from mconv.convert.tensors.nodes import Tensor, stored_bytes
 from mconv.quantize.filetypes import FileType
 
@@ -39,7 +38,7 @@ def describe_artifact(path: Path, hf_config: Path | None = None) -> Artifact:
         OSError, SourceError, FormatError, MappingError: it cannot be read.
     """
     if path.is_dir():
-        checkpoint = open_checkpoint(path, hf_config if is_megatron(path) else None)[1]
+        checkpoint = open_checkpoint(path, **options_for(path, hf_config=hf_config))
         return _artifact(path, list(checkpoint.tensors.values()), None, None)
     path.stat()  # names the file that is missing
     file = read_gguf_model(path)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mconv.convert.cli.console import json_text
 from mconv.convert.errors import UsageError
-from mconv.convert.layouts import open_checkpoint
-from mconv.convert.layouts.megatron.reader import is_megatron
+from mconv.convert.layouts import open_checkpoint, options_for
 from mconv.quantize.imatrix import read_imatrix
 from mconv.validate.findings import CHECKS
 from mconv.validate.report.artifacts import describe_artifact
@@ -105,8 +104,7 @@ def make_report(request: Request, gates: Path | None = None) -> dict[str, Any]:
 def _weights(request: Request) -> Rows:
     from mconv.validate.weights.compare import compare_weights
 
-    hf_config = request.hf_config if is_megatron(request.reference) else None
-    reference = open_checkpoint(request.reference, hf_config)[1]
+    reference = open_checkpoint(request.reference, **options_for(request.reference, hf_config=request.hf_config))
     matrix = read_imatrix(request.imatrix) if request.imatrix else None
     compared = (
         compare_weights(path, reference, hf_config=request.hf_config, matrix=matrix, threads=request.threads)

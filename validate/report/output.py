@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mconv.convert.engine.folder import write_files
+from mconv.convert.engine.files import write_files
 from mconv.convert.errors import DiskError, UsageError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mconv.convert import __version__
-from mconv.convert.cli.console import format_bytes
+from mconv.convert.reporting import format_bytes
 from mconv.validate.report.names import short_names
 from mconv.validate.report.plots import plots
 from mconv.validate.report.summary import summarize, together

@@ -15,7 +15,6 @@ from mconv.convert.model.checkpoint import Checkpoint
 from mconv.convert.tensors.block_types import BlockType
 from mconv.convert.tensors.nodes import row_count, stored_bytes
 from mconv.quantize import kernels
-from mconv.quantize.encode import BlockEncoder
 from mconv.quantize.imatrix import ImportanceMatrix
 from mconv.validate.findings import Finding
 from mconv.validate.weights import kernels as tensor_kernels
@@ -24,7 +23,7 @@ from mconv.validate.weights.diagnosis import explain
 from mconv.validate.weights.moves import moved_findings
 from mconv.validate.weights.pairs import Pair, pair_tensors
 from mconv.validate.weights.result import TensorResult, WeightsResult
-from mconv.validate.weights.rows import compare_blocks, compare_floats, find_encoder, is_encodable, is_lossless
+from mconv.validate.weights.rows import Encoder, compare_blocks, compare_floats, find_encoder, is_encodable, is_lossless
 from mconv.validate.weights.values import row_ranges
 from mconv.validate.weights.verdict import Status, judge
 
@@ -87,7 +86,7 @@ class _Subject:
     """
 
     pair: Pair
-    encoder: BlockEncoder | None
+    encoder: Encoder | None
     measured: bool
 
     @property

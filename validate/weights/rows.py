@@ -5,14 +5,15 @@ Every row is encoded for itself, whatever the type. So rows compare in any order
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from mconv.convert.errors import QuantizationError
 from mconv.convert.tensors.block_types import BlockType
-from mconv.convert.tensors.encodings import encode, find_not_finite, widen
+from mconv.convert.tensors.encodings import RowBlock, encode_floats, find_encoding, find_not_finite, widen
 from mconv.convert.tensors.nodes import row_count
 from mconv.quantize import ggml, kernels
-from mconv.quantize.encode import BlockEncoder
 from mconv.quantize.imatrix import ImportanceMatrix
 from mconv.validate.weights.comparison import MOST_EXAMPLES, Comparison, Difference
 from mconv.validate.weights.errors import LIMITS, Sums
@@ -42,7 +43,29 @@ def is_encodable(pair: Pair) -> bool:
     return found.name in _ENCODABLE or (found.is_quantized and found.name == pair.reference.dtype)
 
 
-def find_encoder(pair: Pair, matrix: ImportanceMatrix | None) -> BlockEncoder | None:
+@dataclass(frozen=True)
+class Encoder:
+    """What wrote the blocks of a tensor: the encoding of its type, with importance values or without.
+
+    Attributes:
+        matrix: the importance matrix; None for without.
+    """
+
+    matrix: ImportanceMatrix | None
+
+    def encode(self, pair: Pair, source: np.ndarray, first_row: int) -> np.ndarray:
+        """The blocks of some rows of the reference, uint8 (n, row bytes).
+
+        Raises:
+            QuantizationError: they cannot be encoded.
+        """
+        weights = self.matrix.weights_of(pair.target.name, pair.target.shape) if self.matrix else None
+        importance = None if weights is None else weights[first_row // pair.target.shape[-2]]
+        block = RowBlock(pair.target, first_row, source, pair.reference.dtype)
+        return find_encoding(pair.found.dtype).encode(block, importance)[0]
+
+
+def find_encoder(pair: Pair, matrix: ImportanceMatrix | None) -> Encoder | None:
     """The encoder that wrote a tensor: with or without importance, whichever gives more blocks of a few rows.
 
     Returns:
@@ -57,7 +80,7 @@ def find_encoder(pair: Pair, matrix: ImportanceMatrix | None) -> BlockEncoder | 
     blocks = read_scattered(pair.found, rows).reshape(-1, kind.block_bytes)
     source = read_scattered(pair.reference, rows)
     best, most = None, 0.5
-    for encoder in (BlockEncoder(matrix), BlockEncoder(None)) if weighs else (BlockEncoder(None),):
+    for encoder in (Encoder(matrix), Encoder(None)) if weighs else (Encoder(None),):
         expected = _encode(encoder, pair, source, 0)
         equal = 0.0 if expected is None else float((blocks == expected).all(axis=1).mean())
         if equal > most:
@@ -75,7 +98,7 @@ def compare_floats(pair: Pair, start: int, stop: int, *, measured: bool) -> Comp
     stored, source = pair.found.read(start, stop), pair.reference.read(start, stop)
     if BlockType[pair.reference.dtype].is_quantized:
         source = decode(pair.reference, source)
-    rounded = encode(kind, source)
+    rounded = encode_floats(kind, source)
     found, expected = stored.view(_WORDS[kind]), rounded.view(_WORDS[kind])
     places = np.flatnonzero((found != expected).reshape(-1))
     changed = found.reshape(-1)[places] ^ expected.reshape(-1)[places]
@@ -100,7 +123,7 @@ def compare_floats(pair: Pair, start: int, stop: int, *, measured: bool) -> Comp
     )
 
 
-def compare_blocks(pair: Pair, start: int, stop: int, encoder: BlockEncoder | None) -> Comparison:
+def compare_blocks(pair: Pair, start: int, stop: int, encoder: Encoder | None) -> Comparison:
     """Rows [start, stop) of a quantized type against the reference's.
 
     Args:
@@ -147,7 +170,7 @@ def compare_blocks(pair: Pair, start: int, stop: int, encoder: BlockEncoder | No
     )
 
 
-def _encode(encoder: BlockEncoder, pair: Pair, source: np.ndarray, start: int) -> np.ndarray | None:
+def _encode(encoder: Encoder, pair: Pair, source: np.ndarray, start: int) -> np.ndarray | None:
     """The blocks of the reference's rows from `start` on; None where they cannot be encoded."""
     kind = BlockType[pair.found.dtype]
     # What an encoder makes of NaN is not defined.
@@ -155,7 +178,7 @@ def _encode(encoder: BlockEncoder, pair: Pair, source: np.ndarray, start: int) -
         return None
     first_row = (pair.place.expert or 0) * row_count(pair.reference.shape) + start
     try:
-        return encoder(pair.target, (kind,), source, first_row)[kind].reshape(-1, kind.block_bytes)
+        return encoder.encode(pair, source, first_row).reshape(-1, kind.block_bytes)
     except QuantizationError:
         return None
 

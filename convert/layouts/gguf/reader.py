@@ -51,6 +51,7 @@ def open_gguf(path: Path) -> Checkpoint:
         return vocabulary_of_metadata(path.name, file.metadata, spec.vocab)
 
     return Checkpoint(
+        layout="gguf",
         path=path,
         spec=spec,
         tensors=tensors,

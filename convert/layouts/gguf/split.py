@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mconv.convert.containers.gguf import DEFAULT_ALIGNMENT, TensorInfo, padded
-from mconv.convert.engine.plan import Plan, lay_out
+from mconv.convert.containers.gguf import DEFAULT_ALIGNMENT, lay_out
+from mconv.convert.engine.plan import Plan, TypedTarget, padded, plan_tensor
 from mconv.convert.errors import UsageError
 from mconv.convert.model.metadata import Metadata, Value, ValueType
-from mconv.convert.tensors.block_types import BlockType
-from mconv.convert.tensors.rows import Target
 
 # The number of parts has 16 bits in the file.
 _MAX_PARTS = (1 << 16) - 1
@@ -24,14 +22,12 @@ def part_name(stem: str, number: int, count: int) -> str:
     return f"{stem}-{number + 1:05d}-of-{count:05d}.gguf"
 
 
-def plan_parts(
-    metadata: Metadata, typed: Sequence[tuple[Target, BlockType]], alignment: int, max_bytes: int
-) -> list[Plan]:
+def plan_parts(metadata: Metadata, typed: Sequence[TypedTarget], alignment: int, max_bytes: int) -> list[Plan]:
     """The plan of each part.
 
     Args:
         metadata: of the whole file; it goes into the first part.
-        typed: tensors in their order, each with its type.
+        typed: tensors in their order.
         alignment: of the whole file, which is that of the first part; the others have no key to say another than the
             format's default.
         max_bytes: the most tensor data in a part. A tensor that is larger has a part to itself.
@@ -53,15 +49,15 @@ def plan_parts(
     ]
 
 
-def _group(typed: Sequence[tuple[Target, BlockType]], max_bytes: int) -> list[list[tuple[Target, BlockType]]]:
-    groups: list[list[tuple[Target, BlockType]]] = [[]]
+def _group(typed: Sequence[TypedTarget], max_bytes: int) -> list[list[TypedTarget]]:
+    groups: list[list[TypedTarget]] = [[]]
     size = 0
-    for target, kind in typed:
-        count = padded(TensorInfo(target.name, target.shape, kind, 0).size, DEFAULT_ALIGNMENT)
+    for each in typed:
+        count = padded(plan_tensor(each.target, each.encoding, 0).size, DEFAULT_ALIGNMENT)
         if groups[-1] and size + count > max_bytes:
             groups.append([])
             size = 0
-        groups[-1].append((target, kind))
+        groups[-1].append(each)
         size += count
     return groups
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from mconv.convert.engine.plan import Plan, lay_out
+from mconv.convert.containers.gguf import lay_out
+from mconv.convert.engine.plan import Plan, TypedTarget
 from mconv.convert.families import family_named
 from mconv.convert.families.table import gguf_targets
 from mconv.convert.model.checkpoint import Checkpoint
@@ -36,7 +37,7 @@ def plan_conversion(checkpoint: Checkpoint, targets: Sequence[Target], kind: Blo
         kind: F32, F16, BF16 or Q8_0; a matrix whose rows are not whole Q8_0 blocks becomes F16.
     """
     metadata = model_metadata(checkpoint, FILE_TYPES[kind])
-    return lay_out(metadata, [(target, _conversion_type(target, kind)) for target in targets])
+    return lay_out(metadata, [TypedTarget(target, _conversion_type(target, kind).name) for target in targets])
 
 
 def source_type(targets: Sequence[Target]) -> BlockType:

@@ -14,14 +14,13 @@ from mconv.convert.documents import read_object
 from mconv.convert.errors import FormatError, MconvError, ShapeError, SourceError
 from mconv.convert.families import family_of_class
 from mconv.convert.families.table import Family, FusedTensor, Mapped, dropped
+from mconv.convert.layouts.hf.names import INDEX
 from mconv.convert.layouts.hf.sidecars import find_sidecars, read_sidecars
 from mconv.convert.model.checkpoint import Checkpoint
 from mconv.convert.model.provenance import read_provenance
 from mconv.convert.model.spec import ModelSpec
 from mconv.convert.tensors.nodes import FLOAT_DTYPES, FileTensor, Tensor
 from mconv.convert.tokenizer import Vocabulary, read_vocabulary
-
-_INDEX = "model.safetensors.index.json"
 
 
 def open_hf(folder: Path) -> Checkpoint:
@@ -47,11 +46,12 @@ def open_hf(folder: Path) -> Checkpoint:
         return read_vocabulary(folder, spec.vocab)
 
     return Checkpoint(
+        layout="hf",
         path=folder,
         spec=spec,
         tensors=mapped.tensors,
         vocabulary=vocabulary,
-        files=(folder / _INDEX, *sidecars.values(), *{tensor.file.path for tensor in stored}),
+        files=(folder / INDEX, *sidecars.values(), *{tensor.file.path for tensor in stored}),
         sidecars=lambda: read_sidecars(sidecars),
         provenance=read_provenance(folder, config, mapped.tensors.values(), spec),
         notes=tuple(_left_out(reasons)),
@@ -101,7 +101,7 @@ def read_shards(folder: Path) -> tuple[list[FileTensor], list[MconvError]]:
         SourceError: there are no weights.
         FormatError: the index is none.
     """
-    index = folder / _INDEX
+    index = folder / INDEX
     weight_map = _read_weight_map(index) if index.is_file() else None
     shards = sorted(
         folder.glob("model*.safetensors") if weight_map is None else map(folder.joinpath, set(weight_map.values()))
@@ -139,10 +139,10 @@ def _contradictions(weight_map: Mapping[str, str], stored: Iterable[FileTensor])
     hint = "the shards and the index belong to different uploads; download them again"
     for name, shard in weight_map.items():
         if found.get(name) != shard:
-            yield SourceError(f"{_INDEX}: {name} should be in {shard}, which does not have it", hint)
+            yield SourceError(f"{INDEX}: {name} should be in {shard}, which does not have it", hint)
     for name, shard in found.items():
         if name not in weight_map:
-            yield SourceError(f"{shard}: {name} is not in {_INDEX}", hint)
+            yield SourceError(f"{shard}: {name} is not in {INDEX}", hint)
 
 
 def map_shards(family: Family, spec: ModelSpec, stored: Iterable[FileTensor]) -> tuple[Mapped, dict[str, int]]:

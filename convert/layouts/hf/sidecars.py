@@ -10,6 +10,7 @@ from typing import Any
 
 from mconv.convert.errors import MappingError
 from mconv.convert.families import family_named
+from mconv.convert.layouts.hf.names import CARD_FILES, CONFIG, GENERATION, TOKENIZER_FILES
 from mconv.convert.model.checkpoint import Checkpoint
 from mconv.convert.model.metadata import Metadata
 from mconv.convert.model.provenance import SAMPLING
@@ -17,14 +18,6 @@ from mconv.convert.tensors.block_types import BlockType
 from mconv.convert.tokenizer import Vocabulary
 from mconv.convert.tokenizer.hf_files import tokenizer_files
 
-CONFIG = "config.json"
-GENERATION = "generation_config.json"
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer.model", "*.model.v*", "tekken.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
-    "chat_template.json", "additional_chat_templates/*.jinja",
-)  # fmt: skip
-CARD_FILES = ("README.md", "LICENSE*")
 _TORCH_NAMES = {BlockType.F32: "float32", BlockType.F16: "float16", BlockType.BF16: "bfloat16"}
 
 

@@ -22,11 +22,11 @@ from mconv.convert.containers.torch_dist import Chunk, ChunkedTensor
 from mconv.convert.containers.torch_zip import StoredArray, TorchZip, open_file
 from mconv.convert.errors import FormatError, SourceError
 from mconv.convert.families import families
+from mconv.convert.layouts.megatron import RANK_FOLDERS
 from mconv.convert.layouts.megatron.keys import EXPERT, LAYER, canonical_key
 from mconv.convert.tensors.files import SourceFile
 from mconv.convert.tensors.nodes import FLOAT_DTYPES
-
-FOLDERS = "mp_rank_*"
+from mconv.convert.tensors.plain import plain
 
 _FOLDER = re.compile(r"mp_rank_(\d{2,})(?:_(\d{3,}))?(?:_(\d{3,}))?")
 _FILES = ("model_optim_rng.pt", "model_rng.pt")
@@ -44,6 +44,7 @@ Rank = tuple[int, int, int]
 """Tensor, pipeline and expert rank."""
 
 
+@plain
 @dataclass(frozen=True)
 class _Values:
     """Values in a rank's file: a `Stored` of torch_dist."""
@@ -98,7 +99,7 @@ def read_ranks(folder: Path) -> tuple[dict[str, ChunkedTensor], Mapping[str, Any
 
 def _open_ranks(folder: Path) -> dict[Rank, _RankFile]:
     ranks: dict[Rank, _RankFile] = {}
-    for path in sorted(folder.glob(FOLDERS)):
+    for path in sorted(folder.glob(RANK_FOLDERS)):
         name = _FOLDER.fullmatch(path.name)
         if name is None:
             raise FormatError(f"{path.name}: not named as a rank", "folders are named mp_rank_TT[_PPP][_EEE]")

@@ -14,29 +14,27 @@ from mconv.convert.documents import read_object, read_text
 from mconv.convert.errors import FormatError, SourceError
 from mconv.convert.families import family_of_class
 from mconv.convert.families.table import Family, dropped
+from mconv.convert.layouts.hf.names import CONFIG, VOCABULARY_FILES
 from mconv.convert.layouts.hf.reader import architecture
-from mconv.convert.layouts.hf.sidecars import CONFIG, find_sidecars, read_sidecars
+from mconv.convert.layouts.hf.sidecars import find_sidecars, read_sidecars
+from mconv.convert.layouts.megatron import LAYOUT, RANK_FOLDERS, TRACKER
 from mconv.convert.layouts.megatron.arguments import COMMON, RUN_CONFIG, check_configuration, config_of, read_arguments
 from mconv.convert.layouts.megatron.keys import canonical_key, canonical_tensors
-from mconv.convert.layouts.megatron.ranks import FOLDERS, read_ranks
+from mconv.convert.layouts.megatron.ranks import read_ranks
 from mconv.convert.model.checkpoint import Checkpoint
 from mconv.convert.model.provenance import read_provenance
 from mconv.convert.model.spec import ModelSpec
 from mconv.convert.tokenizer import Vocabulary, read_vocabulary
 
-TRACKER = "latest_checkpointed_iteration.txt"
-
 _TRAINING_STATE = re.compile(
     r"^(chained_\d+\.)?(optimizer|opt_param_scheduler|rng_state|rerun_state_machine_state|common_state)\b"
 )
 _BIAS = re.compile(r"\.(self_attention|mlp)\.linear_\w+\.bias")
-# Any of these is a vocabulary.
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "*.model.v*")
 
 
 def is_megatron(folder: Path) -> bool:
-    """Whether a folder is a Megatron checkpoint, or holds one with its tracker."""
-    return (folder / TRACKER).is_file() or (folder / INDEX).is_file() or any(folder.glob(FOLDERS))
+    """Whether a folder is a Megatron checkpoint."""
+    return LAYOUT.detect(folder)
 
 
 def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:
@@ -74,6 +72,7 @@ def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:
     settings = (folder / TRACKER, *(saved.iteration / name for name in (INDEX, COMMON, RUN_CONFIG)))
     weights = {chunk.blob.file.path for tensor in saved.tensors for chunk in tensor.chunks}
     return Checkpoint(
+        layout="megatron",
         path=folder,
         spec=spec,
         tensors=canonical,
@@ -112,7 +111,7 @@ def read_saved(folder: Path) -> Saved:
         SourceError, FormatError: see `open_megatron`.
     """
     iteration = _iteration(folder)
-    legacy = any(iteration.glob(FOLDERS))
+    legacy = any(iteration.glob(RANK_FOLDERS))
     if legacy:
         tensors, arguments = read_ranks(iteration)
     else:
@@ -185,7 +184,7 @@ def tokenizer_folder(folder: Path, hf_config: Path | None = None) -> Path | None
         SourceError, FormatError: it is no Megatron checkpoint.
     """
     places = (_folder_of(hf_config),) if hf_config else _beside(folder, _iteration(folder))
-    return _first_with(_TOKENIZER_FILES, places)
+    return _first_with(VOCABULARY_FILES, places)
 
 
 def _beside(folder: Path, iteration: Path) -> tuple[Path, ...]:
@@ -203,11 +202,11 @@ def _iteration(folder: Path) -> Path:
         if word != "release" and not re.fullmatch(r"\d{1,12}", word):
             raise FormatError(f"{TRACKER}: {word[:40]!r} is no iteration", "it holds a number, or the word release")
         found = folder / (word if word == "release" else f"iter_{int(word):07d}")
-    if (found / INDEX).is_file() or any(found.glob(FOLDERS)):
+    if (found / INDEX).is_file() or any(found.glob(RANK_FOLDERS)):
         return found
     saved = next(iter(sorted(found.glob("iter_*"))), None)
     raise SourceError(
-        f"{found}: neither {INDEX}, nor {FOLDERS}, nor {TRACKER}",
+        f"{found}: neither {INDEX}, nor {RANK_FOLDERS}, nor {TRACKER}",
         f"give the folder of one iteration, as {saved}" if saved else "give the folder of a Megatron-Core checkpoint",
     )
 

@@ -9,33 +9,25 @@ ones still read it there.
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from mconv.convert.cli.console import format_bytes
 from mconv.convert.containers.pickles import make_record
 from mconv.convert.containers.torch_dist import INDEX
 from mconv.convert.containers.torch_dist_index import IndexWriter
 from mconv.convert.containers.torch_zip import TensorZip, encode_torch_object
-from mconv.convert.engine.folder import FolderPlan, write_files
-from mconv.convert.engine.local import Output, run
-from mconv.convert.engine.partial import partial_path, replacing
-from mconv.convert.engine.plan import Plan, PlannedTensor
-from mconv.convert.errors import DiskError, UsageError
+from mconv.convert.engine.plan import FolderPlan, Plan, PlannedTensor, plan_tensor
 from mconv.convert.families import family_named
 from mconv.convert.layouts.hf.sidecars import sidecar_files
 from mconv.convert.layouts.megatron.arguments import arguments_of
 from mconv.convert.layouts.megatron.keys import MegatronTensor, megatron_tensors, separate_norm_key
-from mconv.convert.layouts.megatron.reader import TRACKER, is_megatron
+from mconv.convert.layouts.megatron.reader import TRACKER
 from mconv.convert.model.checkpoint import Checkpoint
 from mconv.convert.model.spec import ModelSpec
 from mconv.convert.tensors.block_types import BlockType
 from mconv.convert.tensors.dtypes import main_type, typed_tensors
-from mconv.convert.tensors.encodings import encode_floats
 from mconv.convert.tensors.nodes import FLOAT_DTYPES, row_length
 from mconv.convert.tensors.rows import Target
 
@@ -84,59 +76,6 @@ def plan_megatron(checkpoint: Checkpoint, wanted: BlockType | None) -> FolderPla
     return FolderPlan({f"{RELEASE}/{_DATA}": plan}, files)
 
 
-def check_folder(folder: Path, plan: FolderPlan, inputs: Iterable[Path], *, overwrite: bool) -> None:
-    """Refuse what could not end well, before anything is written.
-
-    Args:
-        inputs: files that are about to be read. None may lie in the folder, which is replaced whole.
-
-    Raises:
-        UsageError: the folder holds an input.
-        DiskError: the folder exists already and is not empty, its parent does not, or the disk has no room.
-    """
-    place = folder.resolve()
-    replaced = {place, partial_path(place)}
-    if any(not replaced.isdisjoint(path.parent.resolve().joinpath(path.name).parents) for path in inputs):
-        raise UsageError(f"{folder} holds what is read", "choose another output folder")
-    if folder.exists() and not (overwrite and is_megatron(folder)) and not _is_empty(folder):
-        hint = "choose another name" if overwrite else "choose another name, or pass --overwrite"
-        raise DiskError(f"{folder} exists already" + (" and is no Megatron checkpoint" * overwrite), hint)
-    parent = place.parent
-    if not parent.is_dir():
-        raise DiskError(f"{parent}: no such folder", "create it first, or choose another output")
-    free = shutil.disk_usage(parent).free
-    if plan.size > free:
-        raise DiskError(
-            f"no room in {parent}: {format_bytes(plan.size)} needed, {format_bytes(free)} free",
-            "free some space, or choose another output folder",
-        )
-
-
-def write_megatron(folder: Path, plan: FolderPlan, *, threads: int) -> None:
-    """Write the checkpoint: all of it, or none under this name.
-
-    Args:
-        folder: what `--load` of Megatron-LM takes: it gets the tracker file and the folder `release`.
-        plan: its files.
-        threads: how many chunks are worked on at once.
-
-    Raises:
-        SourceError: a weight is not finite, or the source is truncated.
-        QuantizationError: a value is beyond the range of the type.
-        DiskError: another run writes this folder, or something is in the way.
-        OSError: writing failed.
-    """
-    with replacing(folder.resolve()) as partial:
-        (partial / RELEASE).mkdir()
-        outputs = [Output(weights, partial / name) for name, weights in plan.weights.items()]
-        run(outputs, encode_floats, threads=threads, what=folder.name)
-        write_files(partial, plan.files)
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
-
-
 def _common(spec: ModelSpec, kind: BlockType) -> dict[str, Any]:
     return {
         "args": make_record("argparse Namespace", state=arguments_of(spec, kind.name)),
@@ -159,8 +98,8 @@ def _lay_out(tensors: Sequence[MegatronTensor]) -> tuple[Plan, bytes]:
         index.add_tensor(tensor.key, tensor.dtype, tensor.shape)
         for target, offsets, shape in _chunks(tensor):
             zipped = TensorZip(tensor.dtype, shape)
-            chunk = PlannedTensor(target, BlockType[tensor.dtype], end + zipped.before, zipped)
-            begin, end = end, chunk.offset + chunk.info.size + zipped.after
+            chunk = plan_tensor(target, tensor.dtype, end + zipped.before, envelope=zipped)
+            begin, end = end, end + zipped.before + chunk.size + zipped.after
             index.add_chunk(tensor.key, offsets, shape, len(nothing) + begin, len(nothing) + end)
             planned.append(chunk)
     return Plan(nothing, tuple(planned), len(nothing) + end), index.encode()

@@ -40,7 +40,7 @@ def test_a_folder_and_its_megatron_checkpoint_are_the_same_model(model: Path, tm
     megatron = command(cli, "inspect", tmp_path / "small", "--json").json
     assert megatron == {**folder, "layout": "megatron"}
     refused = command(cli, "inspect", model, "--hf-config", model)
-    assert (refused.code, "is no Megatron checkpoint" in refused.err) == (2, True)
+    assert (refused.code, "--hf-config does not apply to reading a Hugging Face folder" in refused.err) == (2, True)
 
 
 def test_the_table_has_a_row_for_each_fact(model: Path, command) -> None:  # type: ignore[no-untyped-def]

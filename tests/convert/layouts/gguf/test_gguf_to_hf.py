@@ -344,9 +344,23 @@ def test_an_earlier_checkpoint_is_replaced_whole(models, there, back, command) -
 
 def test_what_a_killed_run_left_is_no_hindrance(models, there, back, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     file = there(models("mistral"))
-    (tmp_path / "back").mkdir()
-    (tmp_path / "back" / "model-00001-of-00002.safetensors.partial").write_bytes(b"half a model")
-    assert not list(back(file).glob("*.partial"))
+    (tmp_path / "back.partial" / "old").mkdir(parents=True)
+    (tmp_path / "back.partial" / "model-00001-of-00002.safetensors.partial").write_bytes(b"half a model")
+    (tmp_path / "back.partial" / "old" / "config.json").write_text("{}")
+    assert not [path.name for path in back(file).iterdir() if path.name == "old" or path.suffix == ".partial"]
+    assert not (tmp_path / "back.partial").exists()
+
+
+def test_what_is_no_part_of_a_checkpoint_stays(models, there, back) -> None:  # type: ignore[no-untyped-def]
+    file = there(models("mistral"))
+    found = back(file)
+    (found / "notes").mkdir()
+    (found / "notes" / "run.md").write_text("mine")
+    (found / "latest").symlink_to("notes/run.md")
+    back(file, "--overwrite")
+    assert (found / "notes" / "run.md").read_text() == "mine"
+    assert (found / "latest").is_symlink()
+    assert_equal_bytes(found, models("mistral"))
 
 
 def test_weights_without_the_rest_do_not_stay(models, there, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

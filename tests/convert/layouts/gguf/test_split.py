@@ -12,10 +12,11 @@ from gguf import GGMLQuantizationType
 
 from mconv.convert.containers.gguf import read_gguf
 from mconv.convert.containers.gguf_split import read_gguf_model
-from mconv.convert.engine.local import Output, run
+from mconv.convert.engine.outputs import Output
+from mconv.convert.engine.plan import TypedTarget
+from mconv.convert.engine.run import run
 from mconv.convert.errors import UsageError
 from mconv.convert.layouts.gguf.split import part_name, plan_parts
-from mconv.convert.tensors.encodings import encode_floats
 from mconv.inference.llama_cpp_model import LlamaCppModel
 from mconv.quantize.source import open_source
 
@@ -55,10 +56,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_parts(whole: Path, folder: Path, limit: int) -> list[Path]:
     """The model in parts, through our own writer."""
     source = open_source(whole)
-    typed = [(source.targets[tensor.name], tensor.type) for tensor in source.tensors]
+    typed = [TypedTarget(source.targets[tensor.name], tensor.type.name) for tensor in source.tensors]
     plans = plan_parts(source.metadata, typed, source.alignment, limit)
     outputs = [Output(plan, folder / part_name("parts", place, len(plans))) for place, plan in enumerate(plans)]
-    run(outputs, encode_floats, threads=2, what="parts")
+    run(outputs)
     assert [output.path.stat().st_size for output in outputs] == [plan.size for plan in plans]
     return [output.path for output in outputs]
 
@@ -104,4 +105,4 @@ def test_more_parts_than_the_format_counts_are_refused(whole: Path) -> None:
     source = open_source(whole)
     tensor = source.tensors[0]
     with pytest.raises(UsageError, match="more than a split model can have"):
-        plan_parts(source.metadata, [(source.targets[tensor.name], tensor.type)] * (1 << 16), 32, 1)
+        plan_parts(source.metadata, [TypedTarget(source.targets[tensor.name], tensor.type.name)] * (1 << 16), 32, 1)

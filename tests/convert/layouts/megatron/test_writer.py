@@ -132,7 +132,7 @@ def test_neither_threads_nor_chunks_change_a_byte(
     assert (one / DATA).read_bytes() == (three / DATA).read_bytes()
     assert (one / "release/.metadata").read_bytes() == (three / "release/.metadata").read_bytes()
     monkeypatch.setattr("mconv.convert.layouts.megatron.writer._CHUNK_BYTES", 150_001)
-    monkeypatch.setattr("mconv.convert.engine.local.CHUNK_WEIGHTS", 50_000)
+    monkeypatch.setattr("mconv.convert.engine.jobs.CHUNK_WEIGHTS", 50_000)
     back = convert("megatron-to-hf", convert("hf-to-megatron", model, "cut"), "back")
     assert (back / "model.safetensors").read_bytes() == (
         convert("megatron-to-hf", one, "b") / "model.safetensors"

@@ -1,0 +1,61 @@
+"""Jobs: the row ranges that a plan is carried out in, small enough to bound memory and to lose little when killed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mconv.convert.tensors.nodes import row_length
+from mconv.convert.tensors.rows import Target
+
+if TYPE_CHECKING:
+    from mconv.convert.engine.plan import PlannedTensor
+
+# Weights in a chunk: large enough that a call's overhead vanishes, small enough that every core has work to the end and
+# that a thread's buffers stay in a few megabytes.
+CHUNK_WEIGHTS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row range of one tensor of a plan.
+
+    Attributes:
+        number: its place among the jobs of the plan.
+        tensor: what the rows belong to.
+        start, stop: the rows.
+    """
+
+    number: int
+    tensor: PlannedTensor
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Bytes that it writes."""
+        return (self.stop - self.start) * self.tensor.row_bytes
+
+
+def cut(target: Target, *, whole: bool = False) -> Iterator[tuple[int, int]]:
+    """The row ranges of a target's jobs, in their order. They depend on the target alone.
+
+    Args:
+        whole: a single range: the bytes around the data depend on all of them.
+    """
+    rows = target.rows.count
+    if whole:
+        yield 0, rows
+        return
+    # A stack of experts is cut at its experts: each has importance values of its own.
+    matrix_rows = target.shape[-2] if len(target.shape) > 2 else rows
+    step = chunk_rows(target)
+    for matrix in range(0, rows, matrix_rows):
+        for start in range(matrix, matrix + matrix_rows, step):
+            yield start, min(start + step, matrix + matrix_rows)
+
+
+def chunk_rows(target: Target) -> int:
+    """How many rows of a target are read at once."""
+    return max(1, CHUNK_WEIGHTS // row_length(target.shape))

@@ -1,0 +1,224 @@
+"""Carries out plans: reads each row range once, encodes it for every output, writes it at its place.
+
+Memory is bounded by a few chunks a thread, whatever the model. Each output grows as NAME.partial in its own folder,
+with a journal beside it; only when all outputs are whole and synced do they get their names, so a failed or
+interrupted run leaves no file that looks whole, and one that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from mconv.convert.engine.jobs import chunk_rows, cut
+from mconv.convert.engine.journal import Done, remove_journal
+from mconv.convert.engine.keeper import JournalKeeper
+from mconv.convert.engine.local import Executor, LocalExecutor
+from mconv.convert.engine.outputs import GrowingFile, Output, begin, close_written
+from mconv.convert.engine.partial import sync_folder
+from mconv.convert.engine.plan import PlannedTensor
+from mconv.convert.tensors.encodings import RowBlock, find_encoding
+from mconv.convert.tensors.files import close_sources
+from mconv.convert.tensors.rows import Target
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, in bytes of tensor data.
+
+    Attributes:
+        done, total: what is written, and what there is to write.
+        resumed: how much of what is done an earlier run did.
+    """
+
+    done: int
+    total: int
+    resumed: int
+
+
+OnProgress = Callable[[Progress], object]
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where the encoding of some rows goes.
+
+    Attributes:
+        file: number of the output.
+        tensor: the tensor in its plan.
+        job: number of the job in that plan.
+    """
+
+    file: int
+    tensor: PlannedTensor
+    job: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row range of one target, read once for all outputs that still want it."""
+
+    target: Target
+    start: int
+    stop: int
+    destinations: tuple[Destination, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of tensor data that it writes."""
+        return (self.stop - self.start) * sum(destination.tensor.row_bytes for destination in self.destinations)
+
+
+def run(
+    outputs: Sequence[Output],
+    *,
+    executor: Executor | None = None,
+    overwrite: bool = False,
+    keep_partial: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Progress:
+    """Write every output, or none. What an earlier run with the same plans left is continued.
+
+    Args:
+        outputs: files of one model; a target that several plans have is read once. `check_outputs` comes first.
+        executor: what carries out the tasks; all cores of this machine where nothing else is given.
+        overwrite: whether a file of an output's name may be replaced.
+        keep_partial: leave what is done after an interrupt, to be continued. Without it, only a run that was killed
+            leaves anything.
+        on_progress: called at the start and after each task.
+
+    Returns:
+        How much was written, and how much of it by an earlier run.
+
+    Raises:
+        SourceError: a weight is not finite, or a source is truncated or was changed during the run.
+        QuantizationError: a value is beyond the range of its encoding.
+        DiskError: another run writes an output, or something else took its place.
+        OSError: writing failed.
+    """
+    return carry_out(
+        outputs, executor, overwrite=overwrite, keep_partial=keep_partial, on_progress=on_progress, locked=False
+    )
+
+
+def carry_out(
+    outputs: Sequence[Output],
+    executor: Executor | None,
+    *,
+    overwrite: bool,
+    keep_partial: bool,
+    on_progress: OnProgress | None,
+    locked: bool,
+    keep_journals: bool = False,
+) -> Progress:
+    """`run`, also for the files of a folder.
+
+    Args:
+        locked: whether the folder is this run's own already.
+        keep_journals: leave the journals beside files that have their names: the folder has not got its own yet.
+    """
+    named = {output.path for output in outputs if output.is_named()}
+    growing = [output for output in outputs if output.path not in named]
+    before = sum(_data_bytes(output) for output in outputs if output.path in named)
+    with ExitStack() as cleanup:
+        cleanup.callback(close_sources)
+        cleanup.callback(close_written)
+        keep = KeyboardInterrupt if keep_partial else None
+        begun = [begin(output, cleanup, keep=keep, locked=locked) for output in growing]
+        files, done = [file for file, _ in begun], [done for _, done in begun]
+        resumed = before + sum(_done_bytes(output, jobs) for output, jobs in zip(growing, done, strict=True))
+        progress = Progress(resumed, sum(map(_data_bytes, outputs)), resumed)
+        report = on_progress or (lambda _: None)
+        report(progress)
+        work = Worker(tuple(files), tuple(len(output.plan.header) for output in growing))
+        with JournalKeeper(files, [output.plan.digest for output in growing], done, keep) as keeper:
+            for task in (executor or LocalExecutor()).carry_out(work, _tasks(growing, done)):
+                keeper.record(task.destinations)
+                progress = Progress(progress.done + task.size, progress.total, resumed)
+                report(progress)
+            for source in {source for output in growing for source in output.plan.sources}:
+                source.check_unchanged()
+            keeper.finish()
+        for file in files:
+            file.give_name(overwrite=overwrite)
+        for folder in {file.path.parent for file in files}:
+            sync_folder(folder)
+        if not keep_journals:
+            for output in outputs:
+                remove_journal(output.partial)
+    return progress
+
+
+def _data_bytes(output: Output) -> int:
+    return sum(tensor.size for tensor in output.plan.tensors)
+
+
+def _done_bytes(output: Output, done: Done) -> int:
+    return sum(job.size for job in output.plan.jobs() if job.number in done) if len(done) else 0
+
+
+def _tasks(outputs: Sequence[Output], done: Sequence[Done]) -> Iterator[Task]:
+    """What is left to do, in the order of the plans, so that sources are read from front to back."""
+    tensors: dict[Target, list[Destination]] = {}
+    for number, output in enumerate(outputs):
+        job = 0
+        for tensor in output.plan.tensors:
+            tensors.setdefault(tensor.target, []).append(Destination(number, tensor, job))
+            job += sum(1 for _ in cut(tensor.target, whole=tensor.envelope is not None))
+    for target, firsts in tensors.items():
+        # A checksum needs all of the data, in its order.
+        for place, (start, stop) in enumerate(cut(target, whole=any(first.tensor.envelope for first in firsts))):
+            wanted = tuple(
+                Destination(first.file, first.tensor, first.job + place)
+                for first in firsts
+                if first.job + place not in done[first.file]
+            )
+            if wanted:
+                yield Task(target, start, stop, wanted)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What is done for a task: read, check, encode, write.
+
+    Attributes:
+        files: the outputs.
+        starts: where the data of each begins.
+    """
+
+    files: tuple[GrowingFile, ...]
+    starts: tuple[int, ...]
+
+    def __call__(self, task: Task) -> None:
+        """Carry out one task."""
+        checksums = [0] * len(task.destinations)
+        step = chunk_rows(task.target)
+        for start in range(task.start, task.stop, step):
+            block = RowBlock(task.target, start, task.target.rows.read(start, min(start + step, task.stop)))
+            block.check_finite()
+            # Outputs that agree on the encoding of this tensor share its bytes.
+            encoded: dict[tuple[str, object], tuple[np.ndarray, ...]] = {}
+            for place, destination in enumerate(task.destinations):
+                tensor = destination.tensor
+                key = (tensor.encoding, tensor.importance)
+                if key not in encoded:
+                    importance = tensor.importance.of_row(start) if tensor.importance else None
+                    encoded[key] = find_encoding(tensor.encoding).encode(block, importance)
+                for plane, data in zip(tensor.planes, encoded[key], strict=True):
+                    view = data.data.cast("B")
+                    self._write(destination, view, plane.offset + start * plane.row_bytes)
+                    if tensor.envelope:
+                        checksums[place] = zlib.crc32(view, checksums[place])
+        for destination, checksum in zip(task.destinations, checksums, strict=True):
+            tensor = destination.tensor
+            if tensor.envelope:
+                before, after = tensor.envelope.seal(checksum)
+                self._write(destination, memoryview(before), tensor.planes[0].offset - len(before))
+                self._write(destination, memoryview(after), tensor.planes[0].offset + tensor.size)
+
+    def _write(self, destination: Destination, data: memoryview, offset: int) -> None:
+        self.files[destination.file].write(data, self.starts[destination.file] + offset)
