@@ -13,14 +13,23 @@ class MconvError(Exception):
     Args:
         what: one line that names the file, tensor or option and what is wrong with it.
         hint: one line that says what to do about it.
+        details: what a class of its own takes besides, so that it pickles.
+
+    Example:
+        >>> error = SourceError("config.json is missing", "download it")
+        >>> str(error), error.hint, error.exit_code
+        ('config.json is missing', 'download it', 3)
     """
 
     exit_code = 3
 
-    def __init__(self, what: str, hint: str) -> None:
-        super().__init__(what)
+    def __init__(self, what: str, hint: str, *details: object) -> None:
+        super().__init__(what, hint, *details)
         self.what = what
         self.hint = hint
+
+    def __str__(self) -> str:
+        return self.what
 
 
 class SourceError(MconvError):
@@ -44,7 +53,7 @@ class ShapeError(MappingError):
     """
 
     def __init__(self, what: str, hint: str, tensor: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-        super().__init__(what, hint)
+        super().__init__(what, hint, tensor, shape, expected)
         self.tensor, self.shape, self.expected = tensor, shape, expected
 
 
