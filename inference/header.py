@@ -8,6 +8,8 @@ from typing import Any
 
 from mconv.convert.containers.gguf import read_gguf
 from mconv.convert.errors import FormatError
+from mconv.convert.layouts.gguf.architecture import full_key
+from mconv.convert.model.fields import EXPERTS, EXPERTS_PER_TOKEN, LAYERS, Field
 from mconv.convert.model.metadata import Metadata
 from mconv.convert.model.spec import MAX_EXPERTS, MAX_LAYERS
 
@@ -40,27 +42,27 @@ def _check_vocabulary(path: Path, metadata: Metadata) -> None:
 
 
 def _check_layers(path: Path, metadata: Metadata) -> None:
-    layers = _hyperparameter(metadata, "block_count", 1)
+    layers = _hyperparameter(metadata, LAYERS, 1)
     if isinstance(layers, int) and not 1 <= layers <= MAX_LAYERS:
         raise FormatError(
-            f"{path}: block_count is {layers}", f"llama.cpp runs 1 to {MAX_LAYERS} layers; convert it again"
+            f"{path}: {LAYERS.gguf[0]} is {layers}", f"llama.cpp runs 1 to {MAX_LAYERS} layers; convert it again"
         )
 
 
 def _check_experts(path: Path, metadata: Metadata) -> None:
-    experts, used = (_hyperparameter(metadata, key, 0) for key in ("expert_count", "expert_used_count"))
+    experts, used = (_hyperparameter(metadata, field, 0) for field in (EXPERTS, EXPERTS_PER_TOKEN))
     if not isinstance(experts, int) or not isinstance(used, int):  # a value for each layer
         return
     if not (0 < used <= experts <= MAX_EXPERTS or experts == used == 0):
         raise FormatError(
-            f"{path}: expert_count is {experts} and expert_used_count {used}",
+            f"{path}: {EXPERTS.gguf[0]} is {experts} and {EXPERTS_PER_TOKEN.gguf[0]} {used}",
             f"llama.cpp uses some of up to {MAX_EXPERTS} experts, or has none; convert it again",
         )
 
 
-def _hyperparameter(metadata: Metadata, key: str, default: int) -> Any:
+def _hyperparameter(metadata: Metadata, field: Field, default: int) -> Any:
     architecture = metadata.get("general.architecture")
-    value = metadata.get(f"{architecture.content}.{key}") if architecture else None
+    value = metadata.get(full_key(field.gguf[0], architecture.content)) if architecture else None
     return value.content if value else default
 
 

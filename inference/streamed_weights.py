@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mconv.convert.errors import MappingError
 from mconv.convert.families import family_named
+from mconv.convert.families.matching import fused_parts, fused_tensor
 from mconv.convert.model.checkpoint import Checkpoint
 from mconv.convert.tensors.nodes import Tensor, row_count, row_length
 from mconv.convert.tensors.orders import Listed
@@ -35,7 +36,7 @@ class Weights:
     def __init__(self, checkpoint: Checkpoint, budget: int) -> None:
         self._tensors = checkpoint.tensors
         self._spec = checkpoint.spec
-        self._cuts = family_named(checkpoint.spec.family).fused_tensors
+        self._family = family_named(checkpoint.spec.family)
         self._budget = budget
         self._kept: dict[str, Mapping[str, torch.Tensor]] = {}
 
@@ -143,15 +144,9 @@ class Weights:
         return found
 
     def _parts(self, name: str) -> list[str]:
-        """Canonical names of the tensors whose rows, one after the other, are a parameter: see `Family.cuts`."""
-        for cut in self._cuts:
-            match = re.fullmatch(re.escape(cut.stored).replace(r"\{layer\}", r"(\d+)"), name)
-            if match:
-                experts = self._spec.experts if "{expert}" in cut.parts[0][0] else 1
-                return [
-                    part.format(layer=match[1], expert=expert) for expert in range(experts) for part, _ in cut.parts
-                ]
-        return [name]
+        """Canonical names of the tensors whose rows, one after the other, are a parameter: see `FusedTensor`."""
+        found = fused_tensor(self._family, name)
+        return [name] if found is None else list(fused_parts(self._family, *found, self._spec))
 
 
 def _read_into(rows: torch.Tensor, tensor: Tensor, start: int) -> None:

@@ -8,7 +8,6 @@ later layers move. Here it counts, and an override changes the tensors that it n
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,12 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from mconv.convert.errors import QuantizationError
+from mconv.convert.layouts.gguf.names import layer_of
+from mconv.convert.model.roles import Role
 from mconv.convert.tensors.block_types import BlockType
+from mconv.quantize.categories import category_of, keeps_type
 from mconv.quantize.filetypes import FileType
-from mconv.quantize.mixture import VERY_LOW_BITS, Kind, ModelFacts, Site, kind_of, mixture_type
+from mconv.quantize.mixture import VERY_LOW_BITS, ModelFacts, Site, mixture_type
 from mconv.quantize.overrides import Override, check_overrides, find_override
 
 if TYPE_CHECKING:
@@ -27,11 +29,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """A tensor as the unquantized GGUF file has it: name, shape (slowest axis first) and type."""
+    """A tensor as the unquantized GGUF file has it.
+
+    Attributes:
+        name, shape, type: as there; the slowest axis comes first.
+        role: what it does in the model; None where nobody knows.
+    """
 
     name: str
     shape: tuple[int, ...]
     type: BlockType
+    role: Role | None
 
     @property
     def row_weights(self) -> int:
@@ -53,8 +61,8 @@ class TypeOptions:
 
     Attributes:
         overrides: types by name; the first that matches counts. A float file type has no use for them.
-        output_tensor_type: type of `output.weight`, or of the token embedding that stands in for it.
-        token_embedding_type: type of `token_embd.weight`.
+        output_tensor_type: type of the output matrix, or of the token embedding that stands in for it.
+        token_embedding_type: type of the token embedding.
         pure: give every tensor the file type's default.
     """
 
@@ -128,55 +136,43 @@ def quantize_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (-1 if (layer := layer_of(name)) is None else layer, name))
 
 
-def layer_of(name: str) -> int | None:
-    """The layer that a GGUF tensor name speaks of, or None."""
-    found = re.match(r"blk\.(\d+)\.", name)
-    return int(found[1]) if found else None
-
-
-_KEPT_NAMES = ("_norm.weight", "ffn_gate_inp.weight", ".position_embd", ".patch_embd", ".patch_merger")
-"""Parts of the names of matrices that keep their type: small, and the model hangs on them."""
-
-
 def can_quantize(tensor: SourceTensor) -> bool:
     """Whether a tensor takes part in quantization at all; vectors, norms and routers keep their type."""
-    if tensor.dimensions < 2 or not tensor.name.endswith("weight"):
-        return False
-    return not any(part in tensor.name for part in _KEPT_NAMES)
+    return tensor.dimensions > 1 and not keeps_type(tensor.name, tensor.role)
 
 
 def _sites(
     tensors: Sequence[SourceTensor], model: ModelFacts, file_type: FileType, has_imatrix: bool
 ) -> dict[str, Site]:
     """Where each tensor that can be quantized stands, in llama-quantize's order."""
-    kinds = {tensor.name: kind_of(tensor.name) for tensor in tensors}
-    is_tied = Kind.OUTPUT not in kinds.values()
-    v_count = sum(kind is Kind.ATTENTION_V for kind in kinds.values())
-    seen: Counter[Kind] = Counter()
+    roles = {tensor.name: category_of(tensor.name, tensor.role) for tensor in tensors}
+    is_tied = Role.OUTPUT not in roles.values()
+    v_count = sum(role is Role.ATTENTION_V for role in roles.values())
+    seen: Counter[Role | None] = Counter()
     by_name = {tensor.name: tensor for tensor in tensors if can_quantize(tensor)}
     sites = {}
     for name in quantize_order(by_name):
-        tensor, kind = by_name[name], kinds[name]
+        tensor, role = by_name[name], roles[name]
         # Tensors of experts may be several to a layer: only their names say which layer it is.
-        by_layer = model.experts > 1 and kind is not Kind.ATTENTION_V and file_type not in VERY_LOW_BITS
+        by_layer = model.experts > 1 and role is not Role.ATTENTION_V and file_type not in VERY_LOW_BITS
         layer = layer_of(name) if by_layer else None
         sites[name] = Site(
-            kind=Kind.OUTPUT if is_tied and kind is Kind.TOKEN_EMBEDDING else kind,
+            role=Role.OUTPUT if is_tied and role is Role.TOKEN_EMBEDDING else role,
             row_weights=tensor.row_weights,
             stacked=tensor.dimensions > 2,
-            index=seen[kind] if layer is None else layer,
-            count=v_count if kind is Kind.ATTENTION_V else model.layers,
+            index=seen[role] if layer is None else layer,
+            count=v_count if role is Role.ATTENTION_V else model.layers,
             model=model,
             has_imatrix=has_imatrix,
         )
-        seen[kind] += 1
+        seen[role] += 1
     return sites
 
 
 def _assign(tensor: SourceTensor, site: Site | None, file_type: FileType, options: TypeOptions) -> Assignment:
     if site is None:
         return Assignment(tensor, tensor.type, tensor.type, Reason.KEPT, requires_importance=False)
-    wanted, reason = _wanted(tensor.name, site, file_type, options)
+    wanted, reason = _wanted(tensor, site, file_type, options)
     chosen = wanted if reason is Reason.OPTION else _fallback(tensor, wanted)
     if not chosen.fits(tensor.row_weights):
         raise QuantizationError(
@@ -184,24 +180,24 @@ def _assign(tensor: SourceTensor, site: Site | None, file_type: FileType, option
             f"are not whole blocks of {chosen.block_weights}",
             "choose a type with smaller blocks for it",
         )
-    requires = chosen is not tensor.type and _requires_importance(tensor.name, chosen, file_type)
+    requires = chosen is not tensor.type and _requires_importance(tensor.role, chosen, file_type)
     return Assignment(tensor, chosen, wanted, reason, requires)
 
 
-def _wanted(name: str, site: Site, file_type: FileType, options: TypeOptions) -> tuple[BlockType, Reason]:
-    if name == "token_embd.weight" and options.token_embedding_type is not None:
+def _wanted(tensor: SourceTensor, site: Site, file_type: FileType, options: TypeOptions) -> tuple[BlockType, Reason]:
+    if tensor.role is Role.TOKEN_EMBEDDING and options.token_embedding_type is not None:
         return options.token_embedding_type, Reason.OPTION
-    if name == "output.weight" and options.output_tensor_type is not None:
+    if tensor.role is Role.OUTPUT and options.output_tensor_type is not None:
         return options.output_tensor_type, Reason.OPTION
     if not file_type.default.is_quantized:
         return file_type.default, Reason.MIXTURE
-    override = find_override(options.overrides, name)
+    override = find_override(options.overrides, tensor.name)
     if override is not None:
         return override.type, Reason.OVERRIDE
     if options.pure:
         return file_type.default, Reason.MIXTURE
-    if site.kind is Kind.OUTPUT and options.output_tensor_type is not None:
-        # A tied embedding, unlike output.weight, still falls back where its rows are not whole blocks.
+    if site.role is Role.OUTPUT and options.output_tensor_type is not None:
+        # A tied embedding, unlike a matrix of its own, still falls back where its rows are not whole blocks.
         return options.output_tensor_type, Reason.MIXTURE
     return mixture_type(file_type, site), Reason.MIXTURE
 
@@ -242,10 +238,10 @@ _ALWAYS_REQUIRES_IMPORTANCE = frozenset({BlockType.IQ1_S, BlockType.IQ2_XXS, Blo
 _LAYERS_REQUIRE_IMPORTANCE = frozenset({BlockType.IQ1_M, BlockType.IQ2_S, BlockType.IQ3_XXS})
 
 
-def _requires_importance(name: str, chosen: BlockType, file_type: FileType) -> bool:
+def _requires_importance(role: Role | None, chosen: BlockType, file_type: FileType) -> bool:
     if chosen in _ALWAYS_REQUIRES_IMPORTANCE:
         return True
-    if name in ("token_embd.weight", "output.weight"):
+    if role in (Role.TOKEN_EMBEDDING, Role.OUTPUT):
         return False
     if chosen is BlockType.Q2_K:
         return file_type is FileType.Q2_K_S

@@ -16,7 +16,9 @@ import numpy as np
 
 from mconv.convert.containers.gguf import GgufFile, read_gguf
 from mconv.convert.errors import FormatError, QuantizationError, SourceError
+from mconv.convert.layouts.gguf.names import role_of
 from mconv.convert.model.metadata import Metadata, ValueType, string, uint32
+from mconv.convert.model.roles import Role
 from mconv.convert.tensors.files import SourceFile
 from mconv.convert.tensors.nodes import FileTensor, row_count
 from mconv.convert.tensors.plain import plain
@@ -75,7 +77,7 @@ class ImportanceMatrix:
         experts, columns = math.prod(shape[:-2]), shape[-1]
         if values.size == experts * columns:
             return values.reshape(experts, columns)
-        if name == "token_embd.weight":
+        if role_of(name) is Role.TOKEN_EMBEDDING:
             # A tied embedding takes part in the calibration as the output, transposed: llama-quantize ignores it too.
             return None
         raise QuantizationError(

@@ -1,32 +1,17 @@
 """The mixtures: which tensor of a Q4_K_M file, or any other, gets more or fewer bits than the rest.
 
-Each file type is one row of a table: kind of tensor to rule. The rules are those of llama-quantize at commit 0c1e57098
-(llama.cpp src/llama-quant.cpp `llama_tensor_get_type_impl`), for the architectures `llama` and `mistral3`.
+Each file type is one row of a table: role of a tensor to rule. The rules are those of llama-quantize at commit
+0c1e57098 (llama.cpp src/llama-quant.cpp `llama_tensor_get_type_impl`), for the architectures `llama` and `mistral3`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, auto
 
+from mconv.convert.model.roles import Role
 from mconv.convert.tensors.block_types import BlockType
 from mconv.quantize.filetypes import FileType
-
-
-class Kind(Enum):
-    """What a tensor does in the model, as far as a mixture cares."""
-
-    OUTPUT = auto()
-    TOKEN_EMBEDDING = auto()
-    ATTENTION_Q = auto()
-    ATTENTION_K = auto()
-    ATTENTION_V = auto()
-    ATTENTION_OUTPUT = auto()
-    FFN_UP = auto()
-    FFN_GATE = auto()
-    FFN_DOWN = auto()
-    OTHER = auto()
 
 
 @dataclass(frozen=True)
@@ -62,15 +47,15 @@ class Site:
     """A tensor as a rule sees it.
 
     Attributes:
-        kind: what the tensor does.
+        role: the role whose rule the tensor follows; None where there is none.
         row_weights: length of a row.
         stacked: whether experts are stacked along a third axis.
-        index, count: the tensor is number `index` of `count` of its kind.
+        index, count: the tensor is number `index` of `count` that follow the rule.
         model: the model's facts.
         has_imatrix: whether there is an importance matrix.
     """
 
-    kind: Kind
+    role: Role | None
     row_weights: int
     stacked: bool
     index: int
@@ -130,13 +115,15 @@ def _either(*rules: Rule) -> Rule:
     return lambda site: next((chosen for rule in rules if (chosen := rule(site))), None)
 
 
-_V, _K, _Q, _O = Kind.ATTENTION_V, Kind.ATTENTION_K, Kind.ATTENTION_Q, Kind.ATTENTION_OUTPUT
-_UP, _GATE, _DOWN = Kind.FFN_UP, Kind.FFN_GATE, Kind.FFN_DOWN
-_OUTPUT, _EMBEDDING = Kind.OUTPUT, Kind.TOKEN_EMBEDDING
+Rules = dict[Role | None, Rule]
+
+_V, _K, _Q, _O = Role.ATTENTION_V, Role.ATTENTION_K, Role.ATTENTION_Q, Role.ATTENTION_OUTPUT
+_UP, _GATE, _DOWN = Role.FFN_UP, Role.FFN_GATE, Role.FFN_DOWN
+_OUTPUT, _EMBEDDING = Role.OUTPUT, Role.TOKEN_EMBEDDING
 _T = BlockType
 
 
-def _very_low_bits(v_and_down: BlockType, embedding: BlockType, attention_output: BlockType | None) -> dict[Kind, Rule]:
+def _very_low_bits(v_and_down: BlockType, embedding: BlockType, attention_output: BlockType | None) -> Rules:
     return {
         _OUTPUT: _always(_T.Q5_K),
         _EMBEDDING: _always(embedding),
@@ -146,7 +133,7 @@ def _very_low_bits(v_and_down: BlockType, embedding: BlockType, attention_output
     }
 
 
-VERY_LOW_BITS: dict[FileType, dict[Kind, Rule]] = {
+VERY_LOW_BITS: dict[FileType, Rules] = {
     FileType.IQ1_S: _very_low_bits(_T.Q2_K, _T.Q2_K, _T.IQ2_XXS),
     FileType.IQ1_M: _very_low_bits(_T.Q2_K, _T.Q2_K, _T.IQ2_XXS),
     FileType.IQ2_XXS: _very_low_bits(_T.Q2_K, _T.Q2_K, None),
@@ -156,7 +143,7 @@ VERY_LOW_BITS: dict[FileType, dict[Kind, Rule]] = {
 }
 """The file types around two bits, which have rules of their own throughout."""
 
-_MIXTURES: dict[FileType, dict[Kind, Rule]] = {
+_MIXTURES: dict[FileType, Rules] = {
     **VERY_LOW_BITS,
     FileType.Q2_0: {_EMBEDDING: _always(_T.Q4_K)},
     FileType.TQ1_0: {_EMBEDDING: _always(_T.Q4_K)},
@@ -195,8 +182,8 @@ _MIXTURES: dict[FileType, dict[Kind, Rule]] = {
 _EIGHT_EXPERTS = 8
 """Mixtral's number of experts. Its attention is so small a part of the file that more bits there cost nothing."""
 
-_EIGHT_EXPERTS_VERY_LOW_BITS: dict[Kind, Rule] = {_K: _always(_T.Q4_K), _O: _always(_T.Q5_K)}
-_EIGHT_EXPERTS_USUAL: dict[Kind, Rule] = {_V: _always(_T.Q8_0), _K: _always(_T.Q8_0), _O: _always(None)}
+_EIGHT_EXPERTS_VERY_LOW_BITS: Rules = {_K: _always(_T.Q4_K), _O: _always(_T.Q5_K)}
+_EIGHT_EXPERTS_USUAL: Rules = {_V: _always(_T.Q8_0), _K: _always(_T.Q8_0), _O: _always(None)}
 _EIGHT_EXPERTS_BETTER_OUTPUT = frozenset(
     {
         FileType.Q2_K, FileType.Q3_K_S, FileType.Q3_K_M, FileType.Q4_K_S, FileType.Q4_K_M,
@@ -213,12 +200,12 @@ def mixture_type(file_type: FileType, site: Site) -> BlockType:
         site: the tensor. A token embedding that is also the output matrix counts as the output.
     """
     if file_type is FileType.MXFP4_MOE:
-        return BlockType.MXFP4 if site.stacked and site.kind is not Kind.OUTPUT else BlockType.Q8_0
-    if site.kind is Kind.OUTPUT:
+        return BlockType.MXFP4 if site.stacked and site.role is not Role.OUTPUT else BlockType.Q8_0
+    if site.role is Role.OUTPUT:
         return _output_type(file_type, site)
-    rule = _rules(file_type, site.model.experts).get(site.kind)
+    rule = _rules(file_type, site.model.experts).get(site.role)
     chosen = (rule(site) if rule else None) or file_type.default
-    is_70b_v = site.kind is Kind.ATTENTION_V and site.model.is_llama_70b and file_type not in VERY_LOW_BITS
+    is_70b_v = site.role is Role.ATTENTION_V and site.model.is_llama_70b and file_type not in VERY_LOW_BITS
     # There V is an eighth of Q, so that one more bit is nearly free.
     return BlockType.Q5_K if is_70b_v and chosen in (BlockType.Q3_K, BlockType.Q4_K) else chosen
 
@@ -226,11 +213,11 @@ def mixture_type(file_type: FileType, site: Site) -> BlockType:
 def _output_type(file_type: FileType, site: Site) -> BlockType:
     if not file_type.default.fits(site.row_weights) or file_type.default is BlockType.Q8_0:
         return BlockType.Q8_0
-    rule = _MIXTURES.get(file_type, {}).get(Kind.OUTPUT)
+    rule = _MIXTURES.get(file_type, {}).get(Role.OUTPUT)
     return (rule(site) if rule else None) or BlockType.Q6_K
 
 
-def _rules(file_type: FileType, experts: int) -> dict[Kind, Rule]:
+def _rules(file_type: FileType, experts: int) -> Rules:
     rules = _MIXTURES.get(file_type, {})
     if experts != _EIGHT_EXPERTS:
         return rules
@@ -242,24 +229,3 @@ def _rules(file_type: FileType, experts: int) -> dict[Kind, Rule]:
     if file_type is FileType.IQ3_M:
         rules[_DOWN] = _either(rules[_DOWN], _more_bits(BlockType.Q4_K))
     return rules
-
-
-def kind_of(name: str) -> Kind:
-    """What a tensor does, from its GGUF name (llama.cpp src/llama-quant.cpp `tensor_get_category`)."""
-    if name == "output.weight":
-        return Kind.OUTPUT
-    if name == "token_embd.weight":
-        return Kind.TOKEN_EMBEDDING
-    return next((kind for part, kind in _KINDS_BY_NAME if part in name), Kind.OTHER)
-
-
-_KINDS_BY_NAME = (
-    ("attn_qkv.weight", Kind.ATTENTION_V),  # fused: as precious as the V in it
-    ("attn_v.weight", Kind.ATTENTION_V),
-    ("attn_k.weight", Kind.ATTENTION_K),
-    ("attn_q.weight", Kind.ATTENTION_Q),
-    ("attn_output.weight", Kind.ATTENTION_OUTPUT),
-    ("ffn_up", Kind.FFN_UP),
-    ("ffn_gate", Kind.FFN_GATE),
-    ("ffn_down", Kind.FFN_DOWN),
-)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mconv.convert.cli.console import note
+from mconv.convert.layouts.gguf.names import role_of
+from mconv.convert.model.roles import Role
 from mconv.quantize import kernels
 from mconv.quantize.plan import QuantizationPlan
 
@@ -32,7 +34,7 @@ def warn(plan: QuantizationPlan) -> None:
             f"such as {first.tensor.name}: {first.type.name} instead of {first.wanted.name}"
         )
     # llama-imatrix leaves these two out as a rule.
-    missing = [name for name in plan.missing_imatrix if name not in ("token_embd.weight", "output.weight")]
+    missing = [name for name in plan.missing_imatrix if role_of(name) not in (Role.TOKEN_EMBEDDING, Role.OUTPUT)]
     if missing:
         note(
             f"warning: {plan.file_type.name}: the importance matrix lacks {len(missing)} tensors, such as {missing[0]}"

@@ -9,6 +9,8 @@ from typing import Any
 
 from mconv.convert.cli.console import note
 from mconv.convert.errors import UsageError
+from mconv.convert.layouts.gguf.architecture import full_key
+from mconv.convert.model.fields import CONTEXT
 from mconv.release.material import Material
 from mconv.release.project import Project
 from mconv.release.recipe import Recipe, portable_text
@@ -88,7 +90,7 @@ def _oumi(recipe: Recipe, material: Material, recommended: TypeFiles) -> str:
     import yaml
 
     tokenizer = recipe.base_model or material.repository
-    trained = material.metadata(f"{material.text('general.architecture')}.context_length")
+    trained = material.metadata(full_key(CONTEXT.gguf[0], str(material.text("general.architecture"))))
     context = min(trained, _OUMI_CONTEXT) if isinstance(trained, int) else _OUMI_CONTEXT
     model: Mapping[str, Any] = {
         "model_name": recipe.repository or f"./{recommended.first}",

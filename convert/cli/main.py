@@ -37,7 +37,7 @@ def inspect(path: Path, hf_config: Path | None, as_json: bool) -> None:
     """
     from mconv.convert.hub import resolve_source
     from mconv.convert.layouts import open_checkpoint
-    from mconv.convert.model.summary import summarize
+    from mconv.convert.summary import summarize
 
     checkpoint = open_checkpoint(resolve_source(path), hf_config=hf_config)
     for line in checkpoint.notes:

@@ -17,6 +17,7 @@ from typing import Any
 from mconv.convert import __version__
 from mconv.convert.engine.plan import Plan
 from mconv.convert.errors import FormatError
+from mconv.convert.model.roles import Role
 from mconv.convert.tensors.block_types import BlockType
 from mconv.convert.tensors.files import SourceFile
 from mconv.convert.tensors.plain import is_plain, plain_class, plain_name
@@ -109,6 +110,8 @@ class _Writer:
             return {"path": str(value)}
         if isinstance(value, BlockType):
             return {"type": value.name}
+        if isinstance(value, Role):
+            return {"role": value.name}
         return {"at": self._place(value)}
 
 
@@ -130,6 +133,8 @@ def _read(objects: Any) -> Any:
                     return Path(content)
                 case "type":
                     return BlockType[content]
+                case "role":
+                    return Role[content]
             raise ValueError(f"unknown value {str(kind)[:40]!r}")
         return value
 

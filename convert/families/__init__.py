@@ -33,17 +33,3 @@ def family_of_class(name: str) -> Family:
 def family_named(name: str) -> Family:
     """The family that a spec names."""
     return next(family for family in families() if family.name == name)
-
-
-def family_of_gguf(architecture: str, mixture: bool) -> Family:
-    """The family that GGUF files of an architecture, with or without experts, are read as.
-
-    Raises:
-        MappingError: no family has them.
-    """
-    for family in families():
-        if (family.gguf_architecture, family.mixture) == (architecture, mixture):
-            return family
-    known = sorted({family.gguf_architecture for family in families() if family.gguf_architecture})
-    what = f"GGUF architecture {architecture!r}" + (" with experts" if mixture else "")
-    raise MappingError(f"{what} is not supported", f"supported: {', '.join(known)}")

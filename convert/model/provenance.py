@@ -17,6 +17,7 @@ from typing import Any
 from mconv.convert import __version__
 from mconv.convert.documents import read_object_if_any, read_text
 from mconv.convert.errors import MconvError
+from mconv.convert.families import family_named
 from mconv.convert.model.metadata import Metadata, Value, ValueType, array, float32, string, uint32
 from mconv.convert.model.spec import ModelSpec
 from mconv.convert.tensors.nodes import Tensor
@@ -77,13 +78,13 @@ def name_parts(name: str) -> dict[str, str]:
 
 def size_label(tensors: Iterable[Tensor], spec: ModelSpec) -> str:
     """The parameter count as people say it: 24B, 1.1B, 8x7B."""
+    family = family_named(spec.family)
     total = experts = 0
     for tensor in tensors:
-        count = 1
-        for axis in tensor.shape:
-            count *= axis
+        count = math.prod(tensor.shape)
+        role = family.role_of(tensor.name)
         total += count
-        experts += count if ".experts." in tensor.name else 0
+        experts += count if role is not None and role.is_expert else 0
     if spec.experts:
         return f"{spec.experts}x{_rounded(total - experts + experts // spec.experts)}"
     return _rounded(total)

@@ -13,6 +13,7 @@ from itertools import accumulate
 
 import numpy as np
 
+from mconv.convert.model.roles import Role
 from mconv.convert.tensors.nodes import Tensor, row_count
 from mconv.convert.tensors.orders import Consecutive, RowOrder, index_of, invert, part_of
 from mconv.convert.tensors.plain import plain
@@ -115,11 +116,16 @@ class ArrangedTensor:
 @plain
 @dataclass(frozen=True)
 class Target:
-    """One tensor that the target layout wants: its name there, its shape, and where its rows come from."""
+    """One tensor that the target layout wants: its name there, its shape, where its rows come from, and what it does.
+
+    Attributes:
+        role: what the tensor does in the model; None where nobody knows, or where several are fused.
+    """
 
     name: str
     shape: tuple[int, ...]
     rows: Rows
+    role: Role | None = None
 
     def place(self, row: int, column: int) -> str:
         """One value, in the words of the source that a user can look at."""

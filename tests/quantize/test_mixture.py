@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gguf
@@ -270,7 +270,7 @@ def real_tensors(model: ModelFacts, hidden: int, ffn: int, vocab: int, head_dim:
             columns = {"attn_output": query, "ffn_down": ffn}.get(part, hidden)
             height = rows.get(part, ffn if part.startswith("ffn") else vocab)
             shape = (*shape[:-2], height, columns)
-        tensors.append(SourceTensor(tensor.name, shape, tensor.type))
+        tensors.append(replace(tensor, shape=shape))
     return tensors
 
 

@@ -13,6 +13,7 @@ import llama_cpp
 import numpy as np
 from gguf import GGUFWriter
 
+from mconv.convert.layouts.gguf.names import role_of
 from mconv.convert.tensors.block_types import BlockType
 from mconv.quantize.assign import SourceTensor
 from mconv.quantize.filetypes import FileType
@@ -48,7 +49,7 @@ def model_tensors(
         if model.experts:
             block["ffn_gate_inp.weight"] = (model.experts, width)
         shapes |= {f"blk.{layer}.{name}": shape for name, shape in block.items()}
-    return [SourceTensor(name, shape, BlockType.F32) for name, shape in shapes.items()]
+    return [SourceTensor(name, shape, BlockType.F32, role_of(name)) for name, shape in shapes.items()]
 
 
 def write_model(path: Path, model: ModelFacts, values: Mapping[str, np.ndarray]) -> None:

@@ -84,11 +84,13 @@ def _vocab_size(folder: Path) -> int:
 
 def _of_gguf(path: Path) -> TokenizerSource:
     from mconv.convert.containers.gguf_split import read_gguf_model
+    from mconv.convert.layouts.gguf.names import role_of
+    from mconv.convert.model.roles import Role
     from mconv.convert.tokenizer.from_gguf import vocabulary_of_metadata
 
     file = read_gguf_model(path)
     tokens = file.metadata.get("tokenizer.ggml.tokens")
-    rows = next((tensor.shape[0] for tensor in file.tensors if tensor.name == "token_embd.weight"), None)
+    rows = next((tensor.shape[0] for tensor in file.tensors if role_of(tensor.name) is Role.TOKEN_EMBEDDING), None)
     # A file with a vocabulary and no weights is as good here.
     count = len(tokens.content) if tokens is not None and isinstance(tokens.content, list) else 0
     vocabulary = vocabulary_of_metadata(path.name, file.metadata, count if rows is None else rows)

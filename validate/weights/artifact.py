@@ -15,12 +15,15 @@ from mconv.convert.containers.gguf_split import read_gguf_model
 from mconv.convert.documents import read_object
 from mconv.convert.errors import FormatError, MappingError, MconvError
 from mconv.convert.families import family_named
-from mconv.convert.families.table import Mapped, map_tensors
-from mconv.convert.layouts.gguf.reader import spec_of, weights_of
+from mconv.convert.families.matching import Mapped
+from mconv.convert.layouts.gguf.mapping import map_tensors
+from mconv.convert.layouts.gguf.names import name_of
+from mconv.convert.layouts.gguf.spec import spec_of, weights_of
 from mconv.convert.layouts.hf.reader import map_shards, read_model_config, read_shards
-from mconv.convert.layouts.megatron.keys import map_tensors as map_megatron_tensors
+from mconv.convert.layouts.megatron.mapping import map_tensors as map_megatron_tensors
 from mconv.convert.layouts.megatron.reader import is_megatron, model_tensors, read_description, read_saved
 from mconv.convert.model.checkpoint import Checkpoint
+from mconv.convert.model.roles import Role
 from mconv.convert.model.spec import ModelSpec
 from mconv.convert.tensors.nodes import Tensor
 from mconv.validate.findings import Finding
@@ -107,7 +110,7 @@ def _open_gguf(path: Path, reference: Checkpoint) -> Artifact:
         tensors=mapped.tensors,
         faults=mapped.faults,
         unknown=mapped.unknown,
-        tied="output.weight" not in stored,
+        tied=name_of(Role.OUTPUT) not in stored,
         findings=tuple(findings),
     )
 

@@ -7,35 +7,40 @@ from typing import Any
 
 import numpy as np
 
-from mconv.convert.layouts.gguf.writer import hyperparameters, rope_factors
+from mconv.convert.layouts.gguf.architecture import ARCHITECTURES, full_key
+from mconv.convert.layouts.gguf.hyperparameters import hyperparameters, rope_factors
+from mconv.convert.model.fields import (
+    ATTENTION_BIAS,
+    CONTEXT,
+    FIELDS,
+    MLP_BIAS,
+    ROPE_BETA_FAST,
+    ROPE_BETA_SLOW,
+    ROPE_EXTRAPOLATION_FACTOR,
+    ROPE_FACTOR,
+    ROPE_FIELDS,
+    ROPE_MSCALE_ALL_DIM,
+    ROPE_THETA,
+    ROPE_TYPE,
+    SLIDING_WINDOW,
+    STATES_HEAD_DIM,
+    TIED,
+    Field,
+)
 from mconv.convert.model.metadata import Metadata
-from mconv.convert.model.spec import ModelSpec, Rope
+from mconv.convert.model.spec import ModelSpec
 from mconv.validate.findings import Finding, Severity
 
-_FIELDS = (
-    "layers", "hidden", "ffn", "heads", "kv_heads", "head_dim", "vocab", "rms_norm_eps", "experts",
-    "experts_per_token", "attention_temperature_scale",
-)  # fmt: skip
-# In a GGUF file these follow from the tensors that are there.
-_FIELDS_OF_FOLDERS = ("tied", "attention_bias", "mlp_bias")
-_KEYS = {
-    "block_count": "layers",
-    "context_length": "context",
-    "embedding_length": "hidden",
-    "feed_forward_length": "ffn",
-    "attention.head_count": "heads",
-    "attention.head_count_kv": "kv_heads",
-    "attention.key_length": "head_dim",
-    "attention.value_length": "head_dim",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "attention.temperature_scale": "attention_temperature_scale",
-    "expert_count": "experts",
-    "expert_used_count": "experts_per_token",
-    "vocab_size": "vocab",
-    "rope.freq_base": "rope.theta",
-    "rope.dimension_count": "head_dim",
-}
-"""Keys of a GGUF file, less the architecture, and the fields that they become."""
+_WARNED = (CONTEXT, SLIDING_WINDOW)
+"""What does not change what a model computes within the reference's context."""
+
+_FOLLOWS = (TIED, ATTENTION_BIAS, MLP_BIAS, SLIDING_WINDOW)
+"""What a GGUF file has no key for that all writers know; most of it follows from the tensors that are there."""
+
+_ASSUMED = {ROPE_FACTOR: 1.0, ROPE_BETA_FAST: 32.0, ROPE_BETA_SLOW: 1.0, ROPE_EXTRAPOLATION_FACTOR: 1.0}
+"""What transformers and llama.cpp assume where a file is silent."""
+
+_KEYS = {key: field for field in FIELDS for key in field.gguf}
 
 
 def compare_specs(found: ModelSpec, reference: ModelSpec, *, folders: bool) -> Iterator[Finding]:
@@ -47,28 +52,35 @@ def compare_specs(found: ModelSpec, reference: ModelSpec, *, folders: bool) -> I
     Args:
         folders: whether neither is from a GGUF file, which need not hold a sliding window.
     """
-    for name in (*_FIELDS, *(_FIELDS_OF_FOLDERS if folders else ())):
-        yield from _compare(name, getattr(found, name), getattr(reference, name))
-    yield from _compare("context", found.context, reference.context, "warn")
-    yield from _compare("gguf_architecture", found.gguf_architecture, reference.gguf_architecture, "warn")
-    if folders:
-        yield from _compare("sliding_window", _window(found), _window(reference), "warn")
+    for field in FIELDS:
+        if field is STATES_HEAD_DIM or field in ROPE_FIELDS or (field in _FOLLOWS and not folders):
+            continue
+        values = (field.value(found), field.value(reference))
+        if field is SLIDING_WINDOW:
+            values = (_window(found), _window(reference))
+        yield from _compare(field.name, *values, _severity(field))
+    ours, theirs = (ARCHITECTURES.get(spec.family) for spec in (found, reference))
+    yield from _compare("gguf_architecture", ours, theirs, "warn")
     yield from _compare_ropes(found, reference)
 
 
 def compare_keys(metadata: Metadata, reference: ModelSpec) -> list[Finding]:
     """The same for a GGUF file whose keys do not make a spec, one key by one; a key that is absent is passed over."""
     architecture = metadata.get("general.architecture")
-    prefix = f"{architecture.content}." if architecture else ""
     told: set[str] = set()
     findings: list[Finding] = []
     for key, expected in hyperparameters(reference).items():
-        value, name = metadata.get(prefix + key), _KEYS.get(key, key)
-        if value is not None and name not in told:
-            found = list(_compare(name, value.content, expected.content))
+        field = _KEYS[key]
+        value = metadata.get(full_key(key, str(architecture.content))) if architecture else None
+        if value is not None and field.name not in told:
+            found = list(_compare(field.name, value.content, expected.content, _severity(field)))
             told |= {finding.subject for finding in found}
             findings += found
     return findings
+
+
+def _severity(field: Field) -> Severity:
+    return "warn" if field in _WARNED else "fail"
 
 
 def _compare(name: str, found: Any, reference: Any, severity: Severity = "fail") -> Iterator[Finding]:
@@ -94,8 +106,8 @@ def _window(spec: ModelSpec) -> int | None:
 
 
 def _compare_ropes(found: ModelSpec, reference: ModelSpec) -> Iterator[Finding]:
-    yield from _compare("rope.theta", found.rope.theta, reference.rope.theta)
-    yield from _compare("rope.type", found.rope.type, reference.rope.type)
+    for field in (ROPE_THETA, ROPE_TYPE):
+        yield from _compare(field.name, field.value(found), field.value(reference))
     if found.rope.type != reference.rope.type:
         return
     if found.rope.type == "llama3":
@@ -103,29 +115,13 @@ def _compare_ropes(found: ModelSpec, reference: ModelSpec) -> Iterator[Finding]:
         ours, theirs = rope_factors(found), rope_factors(reference)
         if ours is not None and theirs is not None and ours.shape == theirs.shape and np.allclose(ours, theirs, 1e-5):
             return
-    mine, expected = _scaling(found), _scaling(reference)
-    for name, value in expected.items():
-        yield from _compare(f"rope.{name}", mine[name], value)
+    for field in ROPE_FIELDS:
+        # Without temperature scaling llama.cpp has no use for the multiplier, and a GGUF file does not hold it.
+        is_used = field is not ROPE_MSCALE_ALL_DIM or reference.attention_temperature_scale is not None
+        if reference.rope.type in field.scalings and is_used:
+            yield from _compare(field.name, _assumed(field, found), _assumed(field, reference))
 
 
-def _scaling(spec: ModelSpec) -> dict[str, float | int | None]:
-    """The parameters that the kind of scaling has, each with the value that transformers and llama.cpp assume."""
-    rope: Rope = spec.rope
-    if rope.type == "default":
-        return {}
-    parameters: dict[str, float | int | None] = {"factor": rope.factor or 1.0}
-    if rope.type == "llama3":
-        parameters |= {"low_freq_factor": rope.low_freq_factor, "high_freq_factor": rope.high_freq_factor}
-    if rope.type == "yarn":
-        parameters |= {
-            "beta_fast": 32.0 if rope.beta_fast is None else rope.beta_fast,
-            "beta_slow": 1.0 if rope.beta_slow is None else rope.beta_slow,
-            "attention_factor": rope.attention_factor,
-            "extrapolation_factor": 1.0 if rope.extrapolation_factor is None else rope.extrapolation_factor,
-        }
-        # Elsewhere llama.cpp has no use for it, and a GGUF file does not hold it.
-        if spec.attention_temperature_scale is not None:
-            parameters["mscale_all_dim"] = rope.mscale_all_dim
-    if rope.type in ("llama3", "yarn"):
-        parameters["original_context"] = rope.original_context
-    return parameters
+def _assumed(field: Field, spec: ModelSpec) -> Any:
+    value = field.value(spec)
+    return _ASSUMED.get(field) if value is None else value

@@ -41,7 +41,7 @@ def moved_findings(moves: Mapping[str, str], places: Mapping[str, Place]) -> lis
 def _kind(place: Place, other: Place, moves: Collection[str]) -> str:
     if other.name not in moves:
         return "duplicated"
-    is_expert = place.layer == other.layer and place.kind == other.kind and place.expert != other.expert
+    is_expert = place.layer == other.layer and place.role is other.role and place.expert != other.expert
     return "experts_swapped" if is_expert else "swapped"
 
 

@@ -9,12 +9,16 @@ from pathlib import Path
 
 from mconv.convert.errors import ShapeError, SourceError
 from mconv.convert.families import family_named
-from mconv.convert.families.table import Family, Target, gguf_targets, source_names
+from mconv.convert.families.matching import canonical_names, in_layers
+from mconv.convert.families.table import Family
+from mconv.convert.layouts.gguf.mapping import gguf_targets
+from mconv.convert.layouts.gguf.names import name_of, row_order, short_name
 from mconv.convert.model.checkpoint import Checkpoint
+from mconv.convert.model.roles import Role
 from mconv.convert.model.spec import ModelSpec
 from mconv.convert.tensors.nodes import Tensor
 from mconv.convert.tensors.orders import RowOrder
-from mconv.convert.tensors.rows import ArrangedTensor, Rows
+from mconv.convert.tensors.rows import ArrangedTensor, Rows, Target
 from mconv.validate.findings import Finding
 from mconv.validate.weights.artifact import Artifact, open_artifact
 
@@ -24,12 +28,14 @@ class Place:
     """Where a tensor stands in a model.
 
     Attributes:
+        role: what the tensor does.
         name: canonical (Hugging Face) name.
         gguf: name in a GGUF file.
         layer, expert: numbers; None outside the layers and the experts.
         order: of its rows in GGUF; None where it is Hugging Face's.
     """
 
+    role: Role
     name: str
     gguf: str
     layer: int | None
@@ -38,8 +44,8 @@ class Place:
 
     @property
     def kind(self) -> str:
-        """Its name in a GGUF file without layer and `.weight`: attn_q, ffn_down_exps, output_norm."""
-        return re.sub(r"^blk\.\d+\.", "", self.gguf).removesuffix(".weight")
+        """Its role as people who know GGUF files call it: attn_q, ffn_down_exps, output_norm."""
+        return short_name(self.role)
 
     @property
     def layer_name(self) -> str:
@@ -65,13 +71,13 @@ class Place:
 def places(family: Family, spec: ModelSpec) -> dict[str, Place]:
     """Every place of a model by canonical name: first those outside the layers, then layer by layer."""
     found = {}
-    for layer in (None, *range(spec.layers)):
-        for row in family.rows:
-            if ("{layer}" in row.hf) == (layer is not None):
-                order = row.arrange(spec) if row.arrange else None
-                for number, name in enumerate(source_names(row, layer or 0, spec)):
-                    expert = number if "{expert}" in row.hf else None
-                    found[name] = Place(name, row.gguf.format(layer=layer), layer, expert, order)
+    for layer, entries in in_layers(family, spec):
+        for named in entries:
+            role = named.role
+            order = row_order(role, family, spec)
+            for number, name in enumerate(canonical_names(named, layer or 0, spec)):
+                expert = number if role.is_expert else None
+                found[name] = Place(role, name, name_of(role, layer), layer, expert, order)
     return found
 
 
@@ -158,8 +164,8 @@ def _wanted(artifact: Artifact, reference: Checkpoint, known: Mapping[str, Place
     Where the output matrix is the token embedding, one layout leaves it out and another stores it twice.
     """
     tensors = dict(reference.tensors)
-    names = {place.gguf: name for name, place in known.items()}
-    output, embedding = names["output.weight"], names["token_embd.weight"]
+    names = {place.role: name for name, place in known.items()}
+    output, embedding = names[Role.OUTPUT], names[Role.TOKEN_EMBEDDING]
     if reference.spec.tied and output in artifact.tensors and output not in tensors:
         whole = tensors[embedding]
         tensors[output] = ArrangedTensor(output, whole.shape, Rows((whole,)), whole.position)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -13,10 +12,12 @@ from mconv.convert.containers.safetensors import read_tensors
 from mconv.convert.documents import read_object
 from mconv.convert.errors import FormatError, MconvError, ShapeError, SourceError
 from mconv.convert.families import family_of_class
-from mconv.convert.families.table import Family, FusedTensor, Mapped, dropped
+from mconv.convert.families.matching import Mapped, dropped, fused_parts, fused_tensor
+from mconv.convert.families.table import Family, FusedTensor
 from mconv.convert.layouts.hf.names import INDEX
 from mconv.convert.layouts.hf.sidecars import find_sidecars, read_sidecars
 from mconv.convert.model.checkpoint import Checkpoint
+from mconv.convert.model.fields import EXPERTS, FFN
 from mconv.convert.model.provenance import read_provenance
 from mconv.convert.model.spec import ModelSpec
 from mconv.convert.tensors.nodes import FLOAT_DTYPES, FileTensor, Tensor
@@ -179,26 +180,20 @@ def map_shards(family: Family, spec: ModelSpec, stored: Iterable[FileTensor]) ->
 
 def _split(family: Family, spec: ModelSpec, name: str, tensor: FileTensor) -> Mapped:
     """The canonical tensors that a stored one holds: mostly itself."""
-    for fused in family.fused_tensors:
-        match = re.fullmatch(re.escape(fused.stored).replace(r"\{layer\}", r"(\d+)"), name)
-        if match:
-            return _split_experts(fused, spec, int(match[1]), tensor)
+    found = fused_tensor(family, name)
+    if found is not None:
+        return _split_fused(family, found[0], spec, found[1], tensor)
     return Mapped({name: tensor.slice_rows(name, 0, tensor.shape)}, {})
 
 
-def _split_experts(fused: FusedTensor, spec: ModelSpec, layer: int, tensor: FileTensor) -> Mapped:
-    stacked = "{expert}" in fused.parts[0][0]
-    heights = {
-        part.format(layer=layer, expert=expert): spec.dimension(axis)
-        for expert in range(spec.experts if stacked else 1)
-        for part, axis in fused.parts
-    }
-    height = sum(spec.dimension(axis) for _, axis in fused.parts)
-    expected = (spec.experts, height) if stacked else (height,)
+def _split_fused(family: Family, fused: FusedTensor, spec: ModelSpec, layer: int, tensor: FileTensor) -> Mapped:
+    heights = {name: spec.shape_of(role)[0] for name, role in fused_parts(family, fused, layer, spec).items()}
+    height = sum(spec.shape_of(role)[0] for role in fused.roles)
+    expected = (spec.experts, height) if fused.roles[0].is_expert else (height,)
     if tensor.shape[:-1] != expected:
         error = ShapeError(
             f"tensor {tensor.name} has shape {list(tensor.shape)}, but config.json makes it {[*expected, '...']}",
-            "check num_local_experts and intermediate_size in config.json against the weights",
+            f"check {EXPERTS.member} and {FFN.member} in config.json against the weights",
             tensor.name,
             tensor.shape,
             (*expected, *tensor.shape[-1:]),

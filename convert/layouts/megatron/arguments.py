@@ -1,4 +1,4 @@
-"""Hyperparameters in the words of a training run, and back into those of config.json.
+"""Hyperparameters in the words of a training run, and back.
 
 Megatron-LM keeps its command line as `args` in the common state (megatron/training/arguments.py); Megatron Bridge
 writes run_config.yaml, whose `model` has the names of TransformerConfig. Neither is needed, and neither is trusted.
@@ -7,35 +7,69 @@ writes run_config.yaml, whose `model` has the names of TransformerConfig. Neithe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mconv.convert.containers.pickles import Record
 from mconv.convert.containers.torch_dist import DistributedCheckpoint
 from mconv.convert.containers.torch_zip import TorchZip, open_file
-from mconv.convert.errors import FormatError, MappingError
-from mconv.convert.model.spec import ModelSpec
+from mconv.convert.errors import FormatError, MappingError, SourceError
+from mconv.convert.model.fields import (
+    ATTENTION_BIAS,
+    CONTEXT,
+    EXPERTS,
+    EXPERTS_PER_TOKEN,
+    FFN,
+    HEAD_DIM,
+    HEADS,
+    HIDDEN,
+    KV_HEADS,
+    LAYERS,
+    MLP_BIAS,
+    RMS_NORM_EPS,
+    ROPE_FACTOR,
+    ROPE_THETA,
+    ROPE_TYPE,
+    SLIDING_WINDOW,
+    TIED,
+    VOCAB,
+    Field,
+    Words,
+    make_spec,
+)
+from mconv.convert.model.spec import ModelSpec, Rope
 
 COMMON = "common.pt"
 RUN_CONFIG = "run_config.yaml"
 _COMMON_KEY = "common_state/shard_0_1"
 
-_NAMES: dict[str, tuple[str, ...]] = {
-    "num_hidden_layers": ("num_layers",),
-    "hidden_size": ("hidden_size",),
-    "intermediate_size": ("moe_ffn_hidden_size", "ffn_hidden_size"),
-    "num_attention_heads": ("num_attention_heads",),
-    "num_key_value_heads": ("num_query_groups",),
-    "head_dim": ("kv_channels",),
-    "rms_norm_eps": ("norm_epsilon", "layernorm_epsilon"),
-    "rope_theta": ("rotary_base",),
-    "max_position_embeddings": ("max_position_embeddings", "seq_length"),
-    "num_local_experts": ("num_experts", "num_moe_experts"),
-    "num_experts_per_tok": ("moe_router_topk",),
-}
-"""Member of config.json, and the names that it has in a run: the first that is set counts."""
+_NUMBERS = (
+    LAYERS,
+    HIDDEN,
+    FFN,
+    HEADS,
+    KV_HEADS,
+    HEAD_DIM,
+    RMS_NORM_EPS,
+    ROPE_THETA,
+    CONTEXT,
+    EXPERTS,
+    EXPERTS_PER_TOKEN,
+    VOCAB,
+)
+"""What a run has plain numbers for."""
 
-_REQUIRED = tuple(name for name in _NAMES if name not in ("num_local_experts", "num_experts_per_tok"))
+# The rows of the embedding say the vocabulary, and a dense model has no experts.
+_REQUIRED = tuple(field for field in _NUMBERS if field not in (EXPERTS, EXPERTS_PER_TOKEN, VOCAB))
+
+_GROUPED = "group_query_attention"
+_POSITIONS, *_SCALED = ROPE_TYPE.megatron
+_LLAMA3_FACTOR, _LINEAR_FACTOR = ROPE_FACTOR.megatron
+_UNTIED, _SHARED = TIED.megatron
+_WINDOW = SLIDING_WINDOW.megatron[0]
+_DEFAULT_TOP_K = 2  # TransformerConfig's where a run says none
+_WORDS = Words("the settings of the run", lambda field: field.megatron[0] if field.megatron else field.name)
 
 _UNSUPPORTED = {
     "rotary_interleaved": (True,),
@@ -95,8 +129,21 @@ def _run_config(path: Path) -> Mapping[str, Any]:
     return model if isinstance(model, dict) else {}
 
 
-def config_of(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What the settings of a run make of config.json, and which of its members they leave open.
+@dataclass(frozen=True)
+class Settings:
+    """What the settings of a run say of its model.
+
+    Attributes:
+        known: values by field.
+        unknown: what they leave open that a model has to have, in their own words.
+    """
+
+    known: Mapping[Field, Any]
+    unknown: tuple[str, ...]
+
+
+def settings_of(arguments: Mapping[str, Any]) -> Settings:
+    """The hyperparameters among the settings of a run.
 
     Raises:
         MappingError: a setting that no supported family has.
@@ -106,68 +153,73 @@ def config_of(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, 
             raise MappingError(
                 f"the run was made with {name}={arguments[name]}", "no supported model family computes this"
             )
-    config: dict[str, Any] = {}
-    for member, names in _NAMES.items():
-        value = next((arguments[name] for name in names if _is_number(arguments.get(name))), None)
+    known: dict[Field, Any] = {}
+    for field in _NUMBERS:
+        value = next((arguments[name] for name in field.megatron if _is_number(arguments.get(name))), None)
         if value is not None:
-            config[member] = value
+            known[field] = value
     # TransformerConfig takes a missing number of groups for as many as there are heads.
-    ungrouped = arguments.get("group_query_attention") is False or "num_key_value_heads" not in config
-    if ungrouped and "num_attention_heads" in config:
-        config["num_key_value_heads"] = config["num_attention_heads"]
-    if "head_dim" not in config and {"hidden_size", "num_attention_heads"} <= config.keys():
-        config["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
-    untied, tied = (
-        arguments.get("untie_embeddings_and_output_weights"),
-        arguments.get("share_embeddings_and_output_weights"),
-    )
-    if isinstance(untied, bool) or isinstance(tied, bool):
-        config["tie_word_embeddings"] = tied if isinstance(tied, bool) else not untied
-    if _is_number(arguments.get("vocab_size")):
-        config["vocab_size"] = arguments["vocab_size"]
+    if (arguments.get(_GROUPED) is False or KV_HEADS not in known) and HEADS in known:
+        known[KV_HEADS] = known[HEADS]
+    if HEAD_DIM not in known and {HIDDEN, HEADS} <= known.keys():
+        known[HEAD_DIM] = known[HIDDEN] // known[HEADS]
+    untied, shared = arguments.get(_UNTIED), arguments.get(_SHARED)
+    if isinstance(untied, bool) or isinstance(shared, bool):
+        known[TIED] = shared if isinstance(shared, bool) else not untied
     # Positions before the own one that are attended to; -1 for all of them.
-    window = arguments.get("window_size")
+    window = arguments.get(_WINDOW)
     if isinstance(window, (list, tuple)) and window and _is_number(window[0]):
-        config["sliding_window"] = window[0] + 1
-    if arguments.get("position_embedding_type") not in (None, "rope") or any(
-        arguments.get(name) for name in ("use_rope_scaling", "rope_scaling", "rotary_seq_len_interpolation_factor")
+        known[SLIDING_WINDOW] = window[0] + 1
+    unknown = [field.megatron[0] for field in _REQUIRED if field not in known]
+    if arguments.get(_POSITIONS) not in (None, "rope") or any(
+        arguments.get(name) for name in (*_SCALED, _LINEAR_FACTOR)
     ):
-        # How the frequencies were scaled is only partly among the settings.
-        config.pop("rope_theta", None)
-    experts = "num_local_experts" in config
-    config["architectures"] = ["MixtralForCausalLM" if experts else "MistralForCausalLM"]
-    config["model_type"] = "mixtral" if experts else "mistral"
-    return config, tuple(member for member in _REQUIRED if member not in config)
+        # That is only partly among the settings.
+        known.pop(ROPE_THETA, None)
+        unknown.append("how the rotary frequencies were scaled")
+    return Settings(known, tuple(unknown))
 
 
-def check_configuration(known: Mapping[str, Any], spec: ModelSpec) -> None:
+def spec_of(known: Mapping[Field, Any], family: str) -> ModelSpec:
+    """The hyperparameters of a run that says all of them, see `Settings.unknown`.
+
+    Args:
+        known: values by field, those that the weights say among them.
+
+    Raises:
+        SourceError: a value makes no sense.
+        MappingError: values contradict each other.
+    """
+    for field, value in known.items():
+        if not field.accepts(value):
+            name = _WORDS.spell(field)
+            raise SourceError(f"{_WORDS.source}: {name} is {str(value)[:80]}", f"{name} must be {field.rule}")
+    values = {field.name: known[field] for field in known if not field.name.startswith("rope.")}
+    values[RMS_NORM_EPS.name] = float(known[RMS_NORM_EPS])
+    if EXPERTS in known:
+        values.setdefault(EXPERTS_PER_TOKEN.name, _DEFAULT_TOP_K)
+    else:
+        values.pop(EXPERTS_PER_TOKEN.name, None)
+    return make_spec(_WORDS, family=family, rope=Rope(float(known[ROPE_THETA])), **values)
+
+
+def check_configuration(known: Mapping[Field, Any], spec: ModelSpec) -> None:
     """Hold what a run says of its model against the configuration that came with it.
 
     Args:
-        known: members of config.json, see `config_of`.
+        known: values by field, see `Settings`.
 
     Raises:
         MappingError: they contradict each other.
     """
-    ours = {
-        "num_hidden_layers": spec.layers,
-        "hidden_size": spec.hidden,
-        "intermediate_size": spec.ffn,
-        "num_attention_heads": spec.heads,
-        "num_key_value_heads": spec.kv_heads,
-        "head_dim": spec.head_dim,
-        "rms_norm_eps": spec.rms_norm_eps,
-        "rope_theta": spec.rope.theta,
-        "num_local_experts": spec.experts or None,
-        "num_experts_per_tok": spec.experts_per_token if spec.experts else known.get("num_experts_per_tok"),
-        "tie_word_embeddings": spec.tied,
-        "attention_bias": spec.attention_bias,
-        "mlp_bias": spec.mlp_bias,
-    }
-    for member, value in ours.items():
-        if member in known and known[member] != value:
+    for field, value in known.items():
+        ours = field.value(spec)
+        # A run of a dense model may have a setting for experts; the vocabulary may be padded, and the context or the
+        # window that a run was made with may be shorter than the model's.
+        is_compared = field not in (VOCAB, CONTEXT, SLIDING_WINDOW) and (field is not EXPERTS_PER_TOKEN or spec.experts)
+        if is_compared and ours != value:
             raise MappingError(
-                f"config.json has {member} {value}, but the run was made with {known[member]}",
+                f"config.json has {field.member} {ours}, but the run was made with {value}",
                 "give the configuration of this very model with --hf-config",
             )
 
@@ -176,37 +228,34 @@ def arguments_of(spec: ModelSpec, dtype: str) -> dict[str, Any]:
     """What Megatron-LM's `--use-checkpoint-args` asks for (megatron/training/checkpointing.py)."""
     rope = spec.rope
     arguments: dict[str, Any] = {
-        "num_layers": spec.layers,
-        "hidden_size": spec.hidden,
-        "ffn_hidden_size": spec.ffn,
-        "num_attention_heads": spec.heads,
-        "group_query_attention": spec.kv_heads != spec.heads,
-        "num_query_groups": spec.kv_heads,
-        "kv_channels": spec.head_dim,
-        "max_position_embeddings": spec.context,
-        "seq_length": spec.context,
-        "position_embedding_type": "yarn" if rope.type == "yarn" else "rope",
+        **_said(spec, LAYERS, HIDDEN),
+        FFN.megatron[-1]: spec.ffn,
+        **_said(spec, HEADS),
+        _GROUPED: spec.kv_heads != spec.heads,
+        **_said(spec, KV_HEADS, HEAD_DIM),
+        **dict.fromkeys(CONTEXT.megatron, spec.context),
+        _POSITIONS: "yarn" if rope.type == "yarn" else "rope",
         "add_position_embedding": True,
-        "rotary_base": int(rope.theta) if rope.theta == int(rope.theta) else rope.theta,
+        ROPE_THETA.megatron[0]: int(rope.theta) if rope.theta == int(rope.theta) else rope.theta,
         "rotary_percent": 1.0,
         "rotary_interleaved": False,
-        "use_rope_scaling": rope.type == "llama3",
-        "rope_scaling_factor": rope.factor if rope.type == "llama3" else 8.0,
-        "rotary_seq_len_interpolation_factor": rope.factor if rope.type == "linear" else None,
+        _SCALED[0]: rope.type == "llama3",
+        _LLAMA3_FACTOR: rope.factor if rope.type == "llama3" else 8.0,
+        _LINEAR_FACTOR: rope.factor if rope.type == "linear" else None,
         "normalization": "RMSNorm",
-        "norm_epsilon": spec.rms_norm_eps,
+        **_said(spec, RMS_NORM_EPS),
         "apply_layernorm_1p": False,
         "swiglu": True,
-        "add_bias_linear": spec.attention_bias or spec.mlp_bias,
-        "add_qkv_bias": spec.attention_bias,
-        "untie_embeddings_and_output_weights": not spec.tied,
+        MLP_BIAS.megatron[0]: spec.attention_bias or spec.mlp_bias,
+        ATTENTION_BIAS.megatron[0]: spec.attention_bias,
+        _UNTIED: not spec.tied,
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
-        "vocab_size": spec.vocab,
+        **_said(spec, VOCAB),
         "padded_vocab_size": spec.vocab,
         "make_vocab_size_divisible_by": 1,
         "tokenizer_type": "HuggingFaceTokenizer",
-        "num_experts": spec.experts or None,
+        EXPERTS.megatron[0]: spec.experts or None,
         "bf16": dtype == "BF16",
         "fp16": dtype == "F16",
         "ckpt_format": "torch_dist",
@@ -217,10 +266,14 @@ def arguments_of(spec: ModelSpec, dtype: str) -> dict[str, Any]:
         "pipeline_model_parallel_size": 1,
     }
     if spec.experts:
-        arguments |= {"moe_router_topk": spec.experts_per_token, "moe_router_pre_softmax": False}
+        arguments |= {**_said(spec, EXPERTS_PER_TOKEN), "moe_router_pre_softmax": False}
     if spec.sliding_window is not None:
-        arguments["window_size"] = (spec.sliding_window - 1, 0)
+        arguments[_WINDOW] = (spec.sliding_window - 1, 0)
     return arguments
+
+
+def _said(spec: ModelSpec, *fields: Field) -> dict[str, Any]:
+    return {field.megatron[0]: field.value(spec) for field in fields}
 
 
 def _is_number(value: Any) -> bool:

@@ -2,17 +2,15 @@
 
 Layout: Megatron-LM megatron/training/checkpointing.py, `get_checkpoint_name`: `mp_rank_TT[_PPP][_EEE]` of tensor,
 pipeline and expert rank, with `model_optim_rng.pt` inside. Each holds the layers of its pipeline stage, numbered from
-0, and of each tensor the part of its tensor rank. Which axis was cut follows from the families' tables: heads, ffn and
-vocabulary are shared out, hidden never is.
+0, and of each tensor the part of its tensor rank. Which axis was cut follows from its role.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,8 @@ from mconv.convert.containers.pickles import Record
 from mconv.convert.containers.torch_dist import Chunk, ChunkedTensor
 from mconv.convert.containers.torch_zip import StoredArray, TorchZip, open_file
 from mconv.convert.errors import FormatError, SourceError
-from mconv.convert.families import families
 from mconv.convert.layouts.megatron import RANK_FOLDERS
-from mconv.convert.layouts.megatron.keys import EXPERT, LAYER, canonical_key
+from mconv.convert.layouts.megatron.keys import canonical_key, cut_of
 from mconv.convert.tensors.files import SourceFile
 from mconv.convert.tensors.nodes import FLOAT_DTYPES
 from mconv.convert.tensors.plain import plain
@@ -38,7 +35,6 @@ _GROUPED_EXPERT = re.compile(r"\.experts\.(linear_fc\d)\.weight(\d+)$")
 # GroupedMLP, up to Megatron-Core 0.16.
 _STACKED_EXPERTS = re.compile(r"\.experts\.weight([12])$")
 _EXPERTS = ".experts.experts."
-_SHARED_OUT = frozenset({"vocab", "query", "key_value", "ffn"})
 
 Rank = tuple[int, int, int]
 """Tensor, pipeline and expert rank."""
@@ -219,7 +215,7 @@ def _joined(key: str, parts: list[_Values]) -> ChunkedTensor:
         raise FormatError(
             f"{key}: the ranks hold parts of different shapes", "the files belong to different checkpoints"
         )
-    axis, fused = _cut(key)
+    axis, fused = cut_of(key)
     if axis is None or len(parts) == 1:
         return ChunkedTensor(key, first.dtype, first.shape, (Chunk((0,) * len(first.shape), first.shape, parts[0]),))
     shape = tuple(length * len(parts) if place == axis else length for place, length in enumerate(first.shape))
@@ -240,20 +236,3 @@ def _rows(part: _Values, number: int, count: int) -> _Values:
     """One of several equal runs of a part's rows."""
     height = part.tensor.shape[0] // count
     return replace(part, tensor=part.tensor.rows(number * height, height))
-
-
-def _cut(key: str) -> tuple[int | None, int]:
-    """The axis that tensor ranks share out, None where each has all of it; and how many tensors follow each other."""
-    return _cuts().get(re.sub(r"\.\d+(?=\.)", "", key), (None, 1))
-
-
-@cache
-def _cuts() -> dict[str, tuple[int | None, int]]:
-    rows = {row.hf: row for family in families() for row in family.rows}.values()
-    in_turn = Counter(row.megatron for row in rows if row.places is None)
-    cuts: dict[str, tuple[int | None, int]] = {}
-    for row in rows:
-        key = row.megatron.replace(LAYER, "").replace(EXPERT, "")
-        axis = next((place for place, name in enumerate(row.shape) if name in _SHARED_OUT), None)
-        cuts[key] = (axis, max(1, in_turn[row.megatron]))
-    return cuts

@@ -13,22 +13,35 @@ from mconv.convert.containers.torch_dist import INDEX, ChunkedTensor, read_index
 from mconv.convert.documents import read_object, read_text
 from mconv.convert.errors import FormatError, SourceError
 from mconv.convert.families import family_of_class
-from mconv.convert.families.table import Family, dropped
+from mconv.convert.families.matching import dropped
+from mconv.convert.families.table import Family
 from mconv.convert.layouts.hf.names import CONFIG, VOCABULARY_FILES
 from mconv.convert.layouts.hf.reader import architecture
 from mconv.convert.layouts.hf.sidecars import find_sidecars, read_sidecars
 from mconv.convert.layouts.megatron import LAYOUT, RANK_FOLDERS, TRACKER
-from mconv.convert.layouts.megatron.arguments import COMMON, RUN_CONFIG, check_configuration, config_of, read_arguments
-from mconv.convert.layouts.megatron.keys import canonical_key, canonical_tensors
+from mconv.convert.layouts.megatron.arguments import (
+    COMMON,
+    RUN_CONFIG,
+    check_configuration,
+    read_arguments,
+    settings_of,
+    spec_of,
+)
+from mconv.convert.layouts.megatron.keys import canonical_key, key_of
+from mconv.convert.layouts.megatron.mapping import canonical_tensors
 from mconv.convert.layouts.megatron.ranks import read_ranks
 from mconv.convert.model.checkpoint import Checkpoint
+from mconv.convert.model.fields import ATTENTION_BIAS, EXPERTS, MLP_BIAS, VOCAB, Field
 from mconv.convert.model.provenance import read_provenance
+from mconv.convert.model.roles import Role
 from mconv.convert.model.spec import ModelSpec
 from mconv.convert.tokenizer import Vocabulary, read_vocabulary
 
 _TRAINING_STATE = re.compile(
     r"^(chained_\d+\.)?(optimizer|opt_param_scheduler|rng_state|rerun_state_machine_state|common_state)\b"
 )
+# What a run without a configuration is taken for.
+_DENSE, _MIXTURE = "MistralForCausalLM", "MixtralForCausalLM"
 _BIAS = re.compile(r"\.(self_attention|mlp)\.linear_\w+\.bias")
 
 
@@ -127,8 +140,8 @@ class Description:
 
     Attributes:
         family, spec: of the model.
-        config: what says so, as config.json would.
-        file: that file; None where the settings of the run say it.
+        config: config.json; its architecture alone, where the settings of the run say all else.
+        file: that file; None where there is none.
         tokenizer: folder of the tokenizer.
     """
 
@@ -149,19 +162,26 @@ def read_description(saved: Saved, hf_config: Path | None) -> Description:
         SourceError, FormatError, MappingError: see `open_megatron`.
     """
     tokenizer = tokenizer_folder(saved.folder, hf_config)
-    known, unknown = config_of(saved.arguments)
-    known |= _biases(saved.tensors)
+    settings = settings_of(saved.arguments)
+    known = {**settings.known, **_biases(saved.tensors)}
     file = _configuration(hf_config, _beside(saved.folder, saved.iteration))
-    config = read_object(file) if file else {"vocab_size": _stored_vocabulary(saved.tensors), **known}
-    wanted = [*(unknown if file is None else ()), *(["the tokenizer"] if tokenizer is None else [])]
+    rows = _stored_vocabulary(saved.tensors)
+    wanted = [*settings.unknown, *(VOCAB.megatron if VOCAB not in known and rows is None else ())] if not file else []
+    wanted += ["the tokenizer"] if tokenizer is None else []
     if wanted or tokenizer is None:
         raise SourceError(
             f"{saved.folder}: the checkpoint does not say {', '.join(wanted)}",
             "give --hf-config a folder with the config.json and the tokenizer of the model",
         )
-    family = family_of_class(architecture(config))
-    spec = family.read_config(config)
-    check_configuration(known, spec)
+    if file is None:
+        config: Mapping[str, Any] = {"architectures": [_MIXTURE if EXPERTS in known else _DENSE]}
+        family = family_of_class(architecture(config))
+        spec = spec_of({VOCAB: rows, **known}, family.name)
+    else:
+        config = read_object(file)
+        family = family_of_class(architecture(config))
+        spec = family.read_config(config)
+        check_configuration(known, spec)
     return Description(family, spec, config, file, tokenizer)
 
 
@@ -170,7 +190,7 @@ def model_tensors(saved: Saved, family: Family, spec: ModelSpec) -> tuple[list[C
     stored, notes = list(saved.tensors), list(saved.notes)
     if saved.legacy and spec.tied:
         # The last stage of a pipeline has the embedding once more, as its output matrix.
-        stored = [tensor for tensor in stored if canonical_key(tensor.key) != "output_layer.weight"]
+        stored = [tensor for tensor in stored if canonical_key(tensor.key) != key_of(Role.OUTPUT)]
     kept = [tensor for tensor in stored if dropped(family, tensor.key.removeprefix("model.")) is None]
     if len(kept) < len(stored):
         notes.append(f"left out {len(stored) - len(kept)} tensors: the vision tower and its projector")
@@ -238,10 +258,10 @@ def _configuration(hf_config: Path | None, beside: tuple[Path, ...]) -> Path | N
     return place / CONFIG if place else None
 
 
-def _biases(stored: Iterable[ChunkedTensor]) -> dict[str, bool]:
-    """Which halves of a layer have biases: members of config.json that the settings of a run have no word for."""
+def _biases(stored: Iterable[ChunkedTensor]) -> dict[Field, bool]:
+    """Which halves of a layer have biases, which no setting of a run tells apart."""
     halves = {match[1] for tensor in stored if (match := _BIAS.search(tensor.key))}
-    return {"attention_bias": "self_attention" in halves, "mlp_bias": "mlp" in halves}
+    return {ATTENTION_BIAS: "self_attention" in halves, MLP_BIAS: "mlp" in halves}
 
 
 def _stored_vocabulary(stored: Iterable[ChunkedTensor]) -> int | None:
@@ -250,7 +270,7 @@ def _stored_vocabulary(stored: Iterable[ChunkedTensor]) -> int | None:
 
 
 def _is_embedding(tensor: ChunkedTensor) -> bool:
-    return canonical_key(tensor.key) == "embedding.word_embeddings.weight"
+    return canonical_key(tensor.key) == key_of(Role.TOKEN_EMBEDDING)
 
 
 def _padding(tensor: ChunkedTensor, vocab: int) -> int:

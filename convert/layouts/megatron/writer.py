@@ -22,7 +22,8 @@ from mconv.convert.engine.plan import FolderPlan, Plan, PlannedTensor, plan_tens
 from mconv.convert.families import family_named
 from mconv.convert.layouts.hf.sidecars import sidecar_files
 from mconv.convert.layouts.megatron.arguments import arguments_of
-from mconv.convert.layouts.megatron.keys import MegatronTensor, megatron_tensors, separate_norm_key
+from mconv.convert.layouts.megatron.keys import separate_norm_key
+from mconv.convert.layouts.megatron.mapping import MegatronTensor, megatron_tensors
 from mconv.convert.layouts.megatron.reader import TRACKER
 from mconv.convert.model.checkpoint import Checkpoint
 from mconv.convert.model.spec import ModelSpec

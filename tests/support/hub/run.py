@@ -19,7 +19,7 @@ _MODULES = (
     "huggingface_hub.hf_api",
     "mconv.convert.hub.sources",
     "mconv.convert.layouts.gguf.reader",
-    "mconv.convert.model.summary",
+    "mconv.convert.summary",
     "support.hub.impatient",
 )
 

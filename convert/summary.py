@@ -7,12 +7,13 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
+from mconv.convert.layouts.gguf.architecture import ARCHITECTURES
 from mconv.convert.model.checkpoint import Checkpoint
 from mconv.convert.model.provenance import size_label
 from mconv.convert.tensors.nodes import stored_bytes
 from mconv.convert.tokenizer import TokenType, Vocabulary
 
-_NOT_SHOWN = frozenset({"family", "gguf_architecture", "rope"})
+_NOT_SHOWN = frozenset({"family", "rope"})
 
 
 def summarize(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def summarize(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "layout": checkpoint.layout,
         "family": spec.family,
-        "gguf_architecture": spec.gguf_architecture,
+        "gguf_architecture": ARCHITECTURES.get(spec.family),
         "name": str(name.content) if name else None,
         "size_label": size_label(tensors.values(), spec),
         "parameters": sum(math.prod(tensor.shape) for tensor in tensors.values()),

@@ -1,0 +1,112 @@
+"""What a tensor does in a model, in the words of no layout.
+
+A family says which roles its tensors have and what Hugging Face calls them; a layout says where it keeps each role.
+What follows from the role alone is said here, once.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Role(Enum):
+    """What one tensor is for. Those of a layer are one role in all layers, those of an expert one in all experts.
+
+    Example:
+        >>> Role.ATTENTION_OUTPUT.axes, Role.ATTENTION_OUTPUT.shared_axis
+        (('hidden', 'query'), 1)
+        >>> Role.EXPERT_DOWN.dense
+        <Role.FFN_DOWN: 'ffn_down'>
+    """
+
+    TOKEN_EMBEDDING = "token_embedding"
+    OUTPUT_NORM = "output_norm"
+    OUTPUT = "output"
+    ROPE_FACTORS = "rope_factors"
+    ATTENTION_NORM = "attention_norm"
+    ATTENTION_Q = "attention_q"
+    ATTENTION_K = "attention_k"
+    ATTENTION_V = "attention_v"
+    ATTENTION_OUTPUT = "attention_output"
+    ATTENTION_Q_BIAS = "attention_q_bias"
+    ATTENTION_K_BIAS = "attention_k_bias"
+    ATTENTION_V_BIAS = "attention_v_bias"
+    ATTENTION_OUTPUT_BIAS = "attention_output_bias"
+    FFN_NORM = "ffn_norm"
+    FFN_GATE = "ffn_gate"
+    FFN_UP = "ffn_up"
+    FFN_DOWN = "ffn_down"
+    FFN_GATE_BIAS = "ffn_gate_bias"
+    FFN_UP_BIAS = "ffn_up_bias"
+    FFN_DOWN_BIAS = "ffn_down_bias"
+    ROUTER = "router"
+    EXPERT_GATE = "expert_gate"
+    EXPERT_UP = "expert_up"
+    EXPERT_DOWN = "expert_down"
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes of one tensor, slowest first, as `ModelSpec.dimension` names them; those of a single expert."""
+        return _AXES[self]
+
+    @property
+    def is_norm(self) -> bool:
+        """Whether it is the weight of a norm."""
+        return self in _NORMS
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether each expert of a mixture has one of its own."""
+        return self in _DENSE
+
+    @property
+    def keeps_float32(self) -> bool:
+        """Whether its values are few, and the model hangs on them: vectors, norms among them, and the router."""
+        return len(self.axes) == 1 or self is Role.ROUTER
+
+    @property
+    def shared_axis(self) -> int | None:
+        """The axis that tensor parallelism shares out; None where every rank has the whole.
+
+        Vocabulary, heads and the inner width of the MLP are shared out; the hidden width never is.
+        """
+        return next((place for place, axis in enumerate(self.axes) if axis in _SHARED_OUT), None)
+
+    @property
+    def dense(self) -> Role:
+        """What it would be in a model without experts; itself where it is of none.
+
+        A mixture of types goes by it: an expert's matrix gets what the matrix of an MLP gets.
+        """
+        return _DENSE.get(self, self)
+
+
+_SHARED_OUT = frozenset({"vocab", "query", "key_value", "ffn"})
+_NORMS = frozenset({Role.OUTPUT_NORM, Role.ATTENTION_NORM, Role.FFN_NORM})
+_DENSE = {Role.EXPERT_GATE: Role.FFN_GATE, Role.EXPERT_UP: Role.FFN_UP, Role.EXPERT_DOWN: Role.FFN_DOWN}
+_AXES: dict[Role, tuple[str, ...]] = {
+    Role.TOKEN_EMBEDDING: ("vocab", "hidden"),
+    Role.OUTPUT_NORM: ("hidden",),
+    Role.OUTPUT: ("vocab", "hidden"),
+    Role.ROPE_FACTORS: ("rotary_pairs",),
+    Role.ATTENTION_NORM: ("hidden",),
+    Role.ATTENTION_Q: ("query", "hidden"),
+    Role.ATTENTION_K: ("key_value", "hidden"),
+    Role.ATTENTION_V: ("key_value", "hidden"),
+    Role.ATTENTION_OUTPUT: ("hidden", "query"),
+    Role.ATTENTION_Q_BIAS: ("query",),
+    Role.ATTENTION_K_BIAS: ("key_value",),
+    Role.ATTENTION_V_BIAS: ("key_value",),
+    Role.ATTENTION_OUTPUT_BIAS: ("hidden",),
+    Role.FFN_NORM: ("hidden",),
+    Role.FFN_GATE: ("ffn", "hidden"),
+    Role.FFN_UP: ("ffn", "hidden"),
+    Role.FFN_DOWN: ("hidden", "ffn"),
+    Role.FFN_GATE_BIAS: ("ffn",),
+    Role.FFN_UP_BIAS: ("ffn",),
+    Role.FFN_DOWN_BIAS: ("hidden",),
+    Role.ROUTER: ("experts", "hidden"),
+    Role.EXPERT_GATE: ("ffn", "hidden"),
+    Role.EXPERT_UP: ("ffn", "hidden"),
+    Role.EXPERT_DOWN: ("hidden", "ffn"),
+}
