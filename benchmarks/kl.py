@@ -15,8 +15,10 @@ from pathlib import Path
 import click
 import numpy as np
 
-from mconv.inference.chunks import Schedule, cut, read_text, with_bos
-from mconv.inference.model import LanguageModel, open_model
+from mconv.inference.chunks import cut, read_text, with_bos
+from mconv.inference.language_model import LanguageModel
+from mconv.inference.open_model import open_model
+from mconv.inference.schedule import Schedule
 from mconv.validate.divergence.lockstep import measure_divergence
 
 

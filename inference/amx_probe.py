@@ -1,6 +1,6 @@
 """A child process that lives or dies: run a tiny quantized model the way llama.cpp would run a real one.
 
-Run as a script, by validate/models/amx.py, and apart from the package: it needs no more than llama_cpp and gguf.
+Run as a script, by amx.py beside it, and apart from the package: it needs no more than llama_cpp and gguf.
 """
 
 from __future__ import annotations

@@ -16,19 +16,28 @@ from mconv.convert.model.spec import MAX_EXPERTS, MAX_LAYERS
 NO_VOCABULARY = ("no_vocab", "none")  # llama.cpp src/llama-vocab.cpp, llama_vocab::impl::load
 
 
-def check_header(path: Path) -> None:
-    """Refuse a file whose header would end the process.
-
-    Args:
-        path: the GGUF file; of a split model its first part.
+def read_header(path: Path) -> Metadata:
+    """The metadata of a GGUF file; of a split model, of its first part.
 
     Raises:
         OSError: the file cannot be opened.
         SourceError: it is shorter than its header claims.
-        FormatError: it is not GGUF, has no vocabulary, or has a value that llama.cpp aborts on.
+        FormatError: it is not GGUF.
     """
     path.stat()  # names the file that is missing, as any other error of the operating system does
-    metadata = read_gguf(path).metadata
+    return read_gguf(path).metadata
+
+
+def check_header(path: Path, metadata: Metadata) -> None:
+    """Refuse a file whose header would end the process.
+
+    Args:
+        path: the file, for messages.
+        metadata: what its header says.
+
+    Raises:
+        FormatError: it has no vocabulary, or a value that llama.cpp aborts on.
+    """
     _check_vocabulary(path, metadata)
     _check_layers(path, metadata)
     _check_experts(path, metadata)
@@ -45,18 +54,18 @@ def _check_layers(path: Path, metadata: Metadata) -> None:
     layers = _hyperparameter(metadata, LAYERS, 1)
     if isinstance(layers, int) and not 1 <= layers <= MAX_LAYERS:
         raise FormatError(
-            f"{path}: {LAYERS.gguf[0]} is {layers}", f"llama.cpp runs 1 to {MAX_LAYERS} layers; convert it again"
+            f"{path}: {LAYERS.gguf[0]} is {layers}", f"llama.cpp runs 1 to {MAX_LAYERS} layers; convert the model again"
         )
 
 
 def _check_experts(path: Path, metadata: Metadata) -> None:
     experts, used = (_hyperparameter(metadata, field, 0) for field in (EXPERTS, EXPERTS_PER_TOKEN))
-    if not isinstance(experts, int) or not isinstance(used, int):  # a value for each layer
+    if not isinstance(experts, int) or not isinstance(used, int):  # one value per layer
         return
     if not (0 < used <= experts <= MAX_EXPERTS or experts == used == 0):
         raise FormatError(
             f"{path}: {EXPERTS.gguf[0]} is {experts} and {EXPERTS_PER_TOKEN.gguf[0]} {used}",
-            f"llama.cpp uses some of up to {MAX_EXPERTS} experts, or has none; convert it again",
+            f"llama.cpp uses some of up to {MAX_EXPERTS} experts, or has none; convert the model again",
         )
 
 
@@ -70,5 +79,5 @@ def _check_epsilons(path: Path, metadata: Metadata) -> None:
     for key, value in metadata.items():
         if key.endswith("_epsilon") and isinstance(value.content, float) and not 0 <= value.content < math.inf:
             raise FormatError(
-                f"{path}: {key} is {value.content}", "it has to be finite and not negative; convert again"
+                f"{path}: {key} is {value.content}", "it must be finite and not negative; convert the model again"
             )

@@ -1,4 +1,4 @@
-"""The original: a checkpoint's folder run by transformers, so that a conversion is measured and not only what followed.
+"""A checkpoint run by transformers, so that a conversion is measured and not only what followed it.
 
 Weights are widened to float32 and everything is computed in it: bfloat16 arithmetic would add an error of its own, of
 the size of what a good quantization loses. Decoder layers are in memory one at a time where the whole model has no
@@ -7,44 +7,42 @@ room; each then does its work for a group of chunks before it is let go.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from mconv.convert.errors import UsageError
-from mconv.inference.chunks import LOGITS_BYTES, LogitBlock, Schedule, first_scored
-from mconv.inference.llama_cpp_model import LlamaCppModel, spin_briefly
+from mconv.inference.llama_vocabulary import LlamaVocabulary
+from mconv.inference.openmp import spin_briefly
+from mconv.inference.schedule import LOGITS_BYTES, LogitBlock, Schedule, first_scored
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mconv.convert.tokenizer import Vocabulary
-    from mconv.inference.model import ReadOn
+    from mconv.convert.model.checkpoint import Checkpoint
+    from mconv.inference.language_model import ReadOn
 
 SHARE_OF_MEMORY = 0.5  # of what is free when the model is opened: the rest is for artifacts, and for files in the cache
 HIDDEN_BYTES = 128 << 20  # hidden states of the chunks that go through a layer together
 
 
 class TransformersModel:
-    """A Hugging Face or Megatron folder, to be used in a `with` block; a `mconv.inference.model.LanguageModel`.
+    """A checkpoint with float weights, to be used in a `with` block; a `mconv.inference.language_model.LanguageModel`.
 
-    Texts are tokenized by llama.cpp, with the vocabulary in the folder: whether that gives what the model's own
+    Texts are tokenized by llama.cpp, with the vocabulary of the checkpoint: whether that gives what the model's own
     tokenizer does is another check's question, and the ids are those that llama-perplexity has for a conversion.
 
     Args:
-        path: the folder.
+        checkpoint: a Hugging Face or Megatron folder that has been opened.
         threads: threads to work with; None takes every usable core.
-        hf_config: see `mconv.convert.layouts.megatron.reader.open_megatron`.
 
     Raises:
         UsageError: torch or transformers are not installed.
-        SourceError, FormatError, MappingError: the folder cannot be read, or is of a model that transformers has not.
+        SourceError, FormatError, MappingError: the tokenizer cannot be read, or transformers has no such model.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, hf_config: Path | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, threads: int | None = None) -> None:
         spin_briefly()
         try:
             import torch
@@ -52,15 +50,13 @@ class TransformersModel:
             from mconv.inference.streamed_model import StreamedModel
         except ImportError as error:
             raise UsageError(
-                f"{path}: running a checkpoint's folder takes torch and transformers ({error})",
+                f"{checkpoint.path}: running a checkpoint's folder takes torch and transformers ({error})",
                 "pip install 'mconv[original]'",
             ) from error
         from mconv.convert.engine.threads import default_threads
-        from mconv.convert.layouts import open_checkpoint
         from mconv.inference.streamed_weights import Weights, available_memory
 
-        checkpoint = open_checkpoint(path, hf_config=hf_config)
-        self.path = path
+        self.path = checkpoint.path
         self.threads = threads or default_threads()
         self.vocab_size = checkpoint.spec.vocab
         self.trained_context = checkpoint.spec.context
@@ -68,7 +64,7 @@ class TransformersModel:
         self._model = StreamedModel(checkpoint, Weights(checkpoint, int(available_memory() * SHARE_OF_MEMORY)))
         self.in_memory = self._model.in_memory
         self.provenance = checkpoint.provenance
-        self.vocabulary = _load_vocabulary(checkpoint.vocabulary(), path.name)
+        self.vocabulary = LlamaVocabulary.from_value(checkpoint.vocabulary(), checkpoint.path.name)
         torch.set_num_threads(self.threads)
 
     def __enter__(self) -> TransformersModel:
@@ -77,7 +73,7 @@ class TransformersModel:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.vocabulary.__exit__(kind, error, trace)
+        """Nothing to do: its memory goes with it."""
 
     def used_tokens(self) -> int:
         """`vocab_size` less the tokens at its end that only fill the matrix up."""
@@ -124,15 +120,3 @@ class TransformersModel:
                 group = slice(step.group.start - begin, step.group.stop - begin)
                 scored = hidden[group, step.first - first : step.stop - first]
                 yield from step.blocks(chunks, self._model.logits(scored, out))
-
-
-def _load_vocabulary(vocabulary: Vocabulary, name: str) -> LlamaCppModel:
-    """A vocabulary in llama.cpp, by way of a file without weights."""
-    from mconv.convert.containers.gguf import encode_header
-    from mconv.convert.model.metadata import string
-
-    header = encode_header({"general.architecture": string("llama"), **vocabulary.metadata()}, [])
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{name}.gguf"
-        path.write_bytes(header)
-        return LlamaCppModel(path, vocabulary_only=True)

@@ -19,8 +19,9 @@ from mconv.convert.errors import FormatError, MconvError, SourceError
 from mconv.convert.model.metadata import Value, float32, string, uint32
 from mconv.convert.model.spec import MAX_LAYERS
 from mconv.inference import amx
-from mconv.inference.header import check_header
-from mconv.inference.llama_cpp_model import SPIN_COUNT, LlamaCppModel
+from mconv.inference.header import check_header, read_header
+from mconv.inference.llama_cpp_model import LlamaCppModel
+from mconv.inference.openmp import SPIN_COUNT
 
 from support import tiny_gguf
 
@@ -36,34 +37,35 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_vocabulary_and_metadata(tmp_path: Path) -> None:
     template = "{{ bos_token }}" + "x" * 10_000 + "\u00e9"
     with LlamaCppModel(tiny_gguf.write_script(tmp_path / "m.gguf", {}, template), threads=1) as runtime:
-        assert runtime.metadata("tokenizer.chat_template") == template
-        assert runtime.metadata("general.architecture") == "llama"
-        assert runtime.metadata("general.nothing") is None
-        assert runtime.vocab_size == tiny_gguf.VOCAB
-        assert (runtime.bos, runtime.eos, runtime.adds_bos) == (tiny_gguf.BOS, tiny_gguf.EOS, True)
-        assert runtime.spelling(runtime.eos) == "</s>"
-        assert runtime.spelling(-1) == ""
-        assert runtime.control_tokens() == ["<s>", "</s>", *tiny_gguf.CONTROL]
-        assert runtime.ends(tiny_gguf.EOS)
-        assert not runtime.ends(tiny_gguf.byte("a"))
+        vocabulary = runtime.vocabulary
+        assert vocabulary.chat_template == vocabulary.metadata("tokenizer.chat_template") == template
+        assert vocabulary.metadata("general.architecture") == "llama"
+        assert vocabulary.metadata("general.nothing") is None
+        assert runtime.vocab_size == vocabulary.size == tiny_gguf.VOCAB
+        assert (vocabulary.bos, vocabulary.eos, vocabulary.adds_bos) == (tiny_gguf.BOS, tiny_gguf.EOS, True)
+        assert vocabulary.spelling(vocabulary.eos) == "</s>"
+        assert vocabulary.spelling(-1) == ""
+        assert vocabulary.control_tokens() == ["<s>", "</s>", *tiny_gguf.CONTROL]
+        assert vocabulary.ends(tiny_gguf.EOS)
+        assert not vocabulary.ends(tiny_gguf.byte("a"))
 
 
 def test_tokens_and_text(noise: Path) -> None:
     text = "[INST]h\u00e9[/INST]"
     with LlamaCppModel(noise, threads=1) as runtime:
-        plain = runtime.tokenize(text)
-        parsed = runtime.tokenize(text, add_special=False, parse_special=True)
+        plain = runtime.vocabulary.tokenize(text)
+        parsed = runtime.vocabulary.tokenize(text, add_special=False, parse_special=True)
         assert plain.tolist() == [tiny_gguf.BOS, *(tiny_gguf.FIRST_BYTE + value for value in text.encode())]
         assert len(parsed) == 5
         assert parsed[0] == tiny_gguf.control("[INST]")
-        assert runtime.text(plain[1:].tolist()) == text
-        assert runtime.text(parsed.tolist()) == text
-        assert runtime.text(parsed[1:3].tolist()) == "h\ufffd"
+        assert runtime.vocabulary.text(plain[1:].tolist()) == text
+        assert runtime.vocabulary.text(parsed.tolist()) == text
+        assert runtime.vocabulary.text(parsed[1:3].tolist()) == "h\ufffd"
 
 
 def test_spaces_that_are_three_bytes_each(noise: Path) -> None:
     with LlamaCppModel(noise, threads=1) as runtime:
-        tokens = runtime.tokenize("a  b" + " " * 100).tolist()
+        tokens = runtime.vocabulary.tokenize("a  b" + " " * 100).tolist()
         mark = [tiny_gguf.FIRST_BYTE + value for value in "\u2581".encode()]
         a, b = tiny_gguf.byte("a"), tiny_gguf.byte("b")
         assert tokens == [tiny_gguf.BOS, a, *mark, *mark, b, *mark * 100]
@@ -71,7 +73,7 @@ def test_spaces_that_are_three_bytes_each(noise: Path) -> None:
 
 def test_a_lone_surrogate_does_not_reach_llama_cpp(noise: Path) -> None:
     with LlamaCppModel(noise, threads=1) as runtime:
-        assert runtime.tokenize("\ud800", add_special=False).tolist() == [tiny_gguf.byte("?")]
+        assert runtime.vocabulary.tokenize("\ud800", add_special=False).tolist() == [tiny_gguf.byte("?")]
 
 
 def test_logits_do_not_depend_on_the_batch(noise: Path) -> None:
@@ -148,7 +150,7 @@ def test_a_header_at_the_limits_is_left_to_llama_cpp(tmp_path: Path, noise: Path
     path = tmp_path / "m.gguf"
     limits = {"llama.block_count": uint32(MAX_LAYERS), "llama.attention.layer_norm_rms_epsilon": float32(0)}
     path.write_bytes(encode_header({**read_gguf(noise).metadata, **limits}, []))
-    check_header(path)
+    check_header(path, read_header(path))
     with pytest.raises(FormatError, match=r"cannot load it: .*token_embd.weight. not found"):
         LlamaCppModel(path)
 

@@ -15,9 +15,10 @@ import transformers
 
 from mconv.convert.cli.main import cli
 from mconv.convert.errors import MappingError, MconvError, SourceError, UsageError
+from mconv.convert.layouts import open_checkpoint
 from mconv.inference import streamed_model, streamed_weights, transformers_model
-from mconv.inference.chunks import Schedule, first_scored
-from mconv.inference.model import check_models, open_model
+from mconv.inference.open_model import open_model
+from mconv.inference.schedule import Schedule, first_scored
 from mconv.inference.transformers_model import TransformersModel
 
 from support import checkpoints
@@ -25,6 +26,10 @@ from support.command_line import Result
 
 CHUNKS, LENGTH = 3, 80
 SMALL = {**checkpoints.SHAPE, "hidden_size": 128, "intermediate_size": 192, "head_dim": 32, "num_hidden_layers": 2}
+
+
+def load(folder: Path) -> TransformersModel:
+    return TransformersModel(open_checkpoint(folder), threads=1)
 
 
 def scored(model: TransformersModel, chunks: np.ndarray) -> np.ndarray:
@@ -79,7 +84,7 @@ def yarn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ["dense", "tied", "experts", "windowed", "llama3", "yarn", "mistral3", "ministral3"])
 def test_logits_are_those_of_transformers(request: pytest.FixtureRequest, name: str) -> None:
     folder = request.getfixturevalue(name)
-    with TransformersModel(folder, threads=1) as model:
+    with load(folder) as model:
         chunks = draw(model.vocab_size)
         found = scored(model, chunks)
     expected = by_transformers(folder, chunks)
@@ -89,7 +94,7 @@ def test_logits_are_those_of_transformers(request: pytest.FixtureRequest, name: 
 
 @pytest.mark.parametrize("name", ["experts", "windowed", "llama3", "yarn"])
 def test_reading_token_by_token_changes_nothing(request: pytest.FixtureRequest, name: str) -> None:
-    with TransformersModel(request.getfixturevalue(name), threads=1) as model:
+    with load(request.getfixturevalue(name)) as model:
         chunks = draw(model.vocab_size)
         expected = scored(model, chunks)[0]
         assert model.in_memory
@@ -100,12 +105,12 @@ def test_reading_token_by_token_changes_nothing(request: pytest.FixtureRequest, 
 
 
 def test_the_window_counts(windowed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with TransformersModel(windowed, threads=1) as model:
+    with load(windowed) as model:
         chunks = draw(model.vocab_size)
         found = scored(model, chunks)
     whole = json.loads((windowed / "config.json").read_text()) | {"sliding_window": None}
     monkeypatch.setattr(streamed_model, "_config", lambda _: whole)
-    with TransformersModel(windowed, threads=1) as model:
+    with load(windowed) as model:
         assert np.abs(scored(model, chunks) - found).max() > 1e-2
 
 
@@ -114,14 +119,14 @@ def test_what_has_no_room_is_read_again_and_changes_nothing(
     request: pytest.FixtureRequest, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = request.getfixturevalue(name)
-    with TransformersModel(folder, threads=1) as model:
+    with load(folder) as model:
         chunks = draw(model.vocab_size)
         resident = scored(model, chunks)
     read = []
     take = streamed_weights._read_into
     monkeypatch.setattr(streamed_weights, "_read_into", lambda *rest: (read.append(rest[1].name), take(*rest)))
     monkeypatch.setattr(streamed_weights, "available_memory", lambda: 0)
-    with TransformersModel(folder, threads=1) as model:
+    with load(folder) as model:
         np.testing.assert_array_equal(scored(model, chunks), resident)
         once = len(read)
         np.testing.assert_array_equal(scored(model, chunks), resident)
@@ -129,7 +134,7 @@ def test_what_has_no_room_is_read_again_and_changes_nothing(
 
 
 def test_pieces_of_any_size_give_the_same(dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with TransformersModel(dense, threads=1) as model:
+    with load(dense) as model:
         chunks = draw(model.vocab_size)
         whole = scored(model, chunks)
     monkeypatch.setattr(transformers_model, "HIDDEN_BYTES", 1)
@@ -137,14 +142,14 @@ def test_pieces_of_any_size_give_the_same(dense: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(streamed_model, "MLP_TOKENS", 7)
     monkeypatch.setattr(streamed_model, "HEAD_BYTES", 4 * 256 * 1000)
     monkeypatch.setattr(streamed_weights, "READ_VALUES", 999)
-    with TransformersModel(dense, threads=1) as model:
+    with load(dense) as model:
         np.testing.assert_allclose(scored(model, chunks), whole, atol=2e-5, rtol=0)
 
 
 def test_only_what_fits_is_kept(dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = 4 * (2 * 512 * 256 + 2 * 128 * 256 + 3 * 512 * 256 + 2 * 256)
     monkeypatch.setattr(streamed_weights, "available_memory", lambda: 2 * (3 * layer + 4 * 256))
-    with TransformersModel(dense, threads=1) as model:
+    with load(dense) as model:
         scored(model, draw(model.vocab_size))
         kept = model._model._weights._kept
     assert [key for key in kept if "layers" in key] == [f"model.layers.{number}." for number in range(3)]
@@ -156,7 +161,7 @@ def test_a_megatron_folder_is_the_same_model(
 ) -> None:
     folder = request.getfixturevalue(name)
     assert command(cli, "hf-to-megatron", folder, tmp_path / "megatron").code == 0
-    with TransformersModel(folder, threads=1) as model:
+    with load(folder) as model:
         chunks = draw(model.vocab_size)
         expected = scored(model, chunks)
     with open_model(tmp_path / "megatron", 1, folder) as model:
@@ -185,14 +190,14 @@ import sys
 from pathlib import Path
 import numpy as np
 from mconv.inference import streamed_weights
-from mconv.inference.chunks import Schedule
-from mconv.inference.transformers_model import Original
+from mconv.inference.open_model import open_model
+from mconv.inference.schedule import Schedule
 
 def kilobytes(name):
     return int(Path("/proc/self/status").read_text().split(name + ":")[1].split()[0])
 
-original_weights.available_memory = lambda: int(sys.argv[2])
-with Original(Path(sys.argv[1]), threads=1) as model:
+streamed_weights.available_memory = lambda: int(sys.argv[2])
+with open_model(Path(sys.argv[1]), 1) as model:
     chunks = np.ones((2, 64), np.int32)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
     before = kilobytes("VmRSS")
@@ -245,13 +250,13 @@ def test_a_configuration_of_another_model(
     dense: Path, tmp_path: Path, members: dict[str, object], error: type[MconvError], words: str
 ) -> None:
     folder = edit_config(dense, tmp_path / "edited", **members)
-    with pytest.raises(error, match=words), TransformersModel(folder, threads=1) as model:
+    with pytest.raises(error, match=words), load(folder) as model:
         scored(model, draw(model.vocab_size))
 
 
 def test_an_untied_model_without_output_matrix(tied: Path, tmp_path: Path) -> None:
     folder = edit_config(tied, tmp_path / "edited", tie_word_embeddings=False)
-    with pytest.raises(MappingError, match=r"lm_head.weight is missing"), TransformersModel(folder, threads=1) as model:
+    with pytest.raises(MappingError, match=r"lm_head.weight is missing"), load(folder) as model:
         scored(model, draw(model.vocab_size))
 
 
@@ -261,8 +266,3 @@ def test_without_torch_the_hint_says_what_to_install(dense: Path, monkeypatch: p
     with pytest.raises(UsageError, match="takes torch and transformers") as caught:
         open_model(dense)
     assert caught.value.hint == "pip install 'mconv[original]'"
-
-
-def test_hf_config_is_for_megatron(dense: Path) -> None:
-    with pytest.raises(UsageError, match="none of these is a Megatron checkpoint"):
-        check_models([dense], dense)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mconv.inference.chunks import Schedule, cut, read_text, with_bos
+from mconv.inference.chunks import cut, read_text, with_bos
 from mconv.inference.llama_cpp_model import LlamaCppModel
-from mconv.inference.model import open_model
+from mconv.inference.open_model import open_model
+from mconv.inference.schedule import Schedule
 from mconv.validate.divergence.lockstep import measure_divergence
 from mconv.validate.divergence.result import Divergence
 
@@ -39,7 +40,7 @@ def measure(reference: Path, *artifacts: Path, texts: list[Path], limit: int | N
 def all_logits(path: Path, text: Path) -> tuple[np.ndarray, np.ndarray]:
     """Logits of every scored position, chunk by chunk, float64[tokens, vocabulary]; and the tokens that follow."""
     with LlamaCppModel(path, threads=1) as runtime:
-        read = with_bos(runtime, cut(runtime.tokenize(read_text(text)), LENGTH))
+        read = with_bos(runtime.vocabulary, cut(runtime.vocabulary.tokenize(read_text(text)), LENGTH))
         logits = np.full((*read.shape, runtime.vocab_size), np.nan)
         for block in runtime.scored_logits(read, Schedule.of(read.shape, runtime.vocab_size, 2)):
             logits[block.chunk, block.position : block.position + len(block.targets)] = block.logits

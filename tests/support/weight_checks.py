@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mconv.convert.layouts import open_checkpoint
 from mconv.convert.tensors.block_types import BlockType
 from mconv.quantize import ggml
+from mconv.validate.subject import Subject
 from mconv.validate.weights.compare import compare_weights
 from mconv.validate.weights.result import WeightsResult
 
@@ -22,7 +22,7 @@ EXPERT = "model.layers.0.block_sparse_moe.experts."
 
 
 def compare(artifact: Path, reference: Path, **options: object) -> WeightsResult:
-    return compare_weights(artifact, open_checkpoint(reference)[1], **options)  # type: ignore[arg-type]
+    return compare_weights(Subject(artifact), Subject(reference), **options)  # type: ignore[arg-type]
 
 
 def found(result: WeightsResult) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from mconv.validate.generation.answers import answer_prompts
 from mconv.validate.generation.flags import find_flags, loop_period
 from mconv.validate.generation.generate import Agreement, Generation, _agree, generate
 from mconv.validate.generation.sampling import SamplingSettings, sampler
+from mconv.validate.subject import Subject
 from mconv.validate.template.chat import render_chat
 
 from support import tiny_gguf
@@ -320,7 +321,8 @@ def test_what_the_reference_does_too_is_a_note(tmp_path: Path) -> None:
     other = tiny_gguf.write_script(tmp_path / "o.gguf", script(byte("i"), byte("a")))
     same = Path(shutil.copy(path, tmp_path / "same.gguf"))
     for reference, severity in ((same, "note"), (other, "warn")):
-        answer, of_reference = answer_prompts([path], ["hi"], 10, reference=reference, threads=1)
+        subjects = [Subject(path, threads=1) for path in (path, reference)]
+        answer, of_reference = answer_prompts(subjects[:1], ["hi"], 10, reference=subjects[1])
         assert (answer.file, of_reference.file) == (path, reference)
         assert of_reference.made.agreement is None
         assert answer.made.agreement is not None
@@ -352,7 +354,7 @@ def test_a_folder_draws_with_the_settings_beside_it(tmp_path: Path) -> None:
         (folder / path.name).symlink_to(path)
     (folder / "generation_config.json").unlink()
     (folder / "generation_config.json").write_text('{"temperature": 0.5, "top_k": 3}')
-    *_, drawn = answer_prompts([folder], ["Once upon a time"], 4, samples=1, threads=1)
+    *_, drawn = answer_prompts([Subject(folder, threads=1)], ["Once upon a time"], 4, samples=1)
     assert drawn.made.sampling == SamplingSettings(temperature=0.5, top_k=3)
     assert drawn.made.tokens == 4
 
@@ -369,7 +371,7 @@ def test_a_folder_that_has_no_room_writes_nothing(
     assert [row["file"] for row in result.json["results"]] == [str(artifact)] * 2
     assert all(row["agreement"]["common_prefix"] == 3 for row in result.json["results"])
     assert all(row["agreement"]["flags"] is None for row in result.json["results"])
-    assert result.err.count(f"note: {EXAMPLE}: too large") == 2
+    assert result.err.count(f"note: {EXAMPLE}: too large for the free memory") == 2
 
 
 def test_another_vocabulary_is_refused(command: Callable[..., Result], tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from mconv.convert.errors import SourceError
-from mconv.inference import chunks
-from mconv.inference.chunks import Schedule
+from mconv.inference import chunks, schedule
 from mconv.inference.llama_cpp_model import LlamaCppModel
+from mconv.inference.schedule import Schedule, scored_per_chunk
 from mconv.validate.cli import cli
 from mconv.validate.divergence.perplexity import Perplexity, negative_log_likelihoods, perplexity
 
@@ -40,7 +40,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def read(runtime: LlamaCppModel, length: int, limit: int | None = None) -> np.ndarray:
-    return chunks.with_bos(runtime, chunks.cut(runtime.tokenize(TEXT), length, limit))
+    return chunks.with_bos(runtime.vocabulary, chunks.cut(runtime.vocabulary.tokenize(TEXT), length, limit))
 
 
 def measure(path: Path, length: int, limit: int | None = None) -> Perplexity:
@@ -72,7 +72,7 @@ def losses_by_definition(path: Path, length: int, count: int) -> np.ndarray:
 def test_the_definition(noise: Path, length: int, count: int) -> None:
     found = measure(noise, length, count)
     losses = losses_by_definition(noise, length, count)
-    assert found.tokens == len(losses) == count * chunks.scored_per_chunk(length)
+    assert found.tokens == len(losses) == count * scored_per_chunk(length)
     # Steps of fewer than 64 tokens a chunk go through an attention of llama.cpp that sums in f16, not in f32.
     tolerance = 1e-6 if length in (512, 768) else 2e-3
     assert found.value == pytest.approx(math.exp(losses.mean()), rel=tolerance)
@@ -83,7 +83,7 @@ def test_the_definition(noise: Path, length: int, count: int) -> None:
 @pytest.mark.parametrize("rows", [16, 130, 512])
 def test_less_memory_changes_nothing(noise: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     whole = measure(noise, 128)
-    monkeypatch.setattr(chunks, "LOGITS_BYTES", rows * 4 * tiny_gguf.VOCAB)
+    monkeypatch.setattr(schedule, "LOGITS_BYTES", rows * 4 * tiny_gguf.VOCAB)
     with LlamaCppModel(noise, threads=1) as runtime:
         cut = read(runtime, 128)
         sizes = [

@@ -14,12 +14,13 @@ import pytest
 from mconv.convert.tokenizer import Vocabulary, pretokenizer
 from mconv.validate.cli import cli
 from mconv.validate.findings import failed
+from mconv.validate.subject import Subject
 from mconv.validate.template.chat import Rendered, render_conversations
 from mconv.validate.template.compare import compare_conversations, compare_templates
 from mconv.validate.template.conversations import CONVERSATIONS
 from mconv.validate.template.prompts import mistral_prompts, mistral_template, template_prompts
 from mconv.validate.template.results import TemplateResult
-from mconv.validate.tokens.sources import TokenizerSource, open_sources
+from mconv.validate.tokens.sources import TokenizerSource
 from mconv.validate.tokens.tokenizers import artifact_tokenizer, reference_tokenizer
 
 from support import mutations_vocabulary as mutations
@@ -47,8 +48,7 @@ EVERY = [conversation.name for conversation in CONVERSATIONS]
 
 
 def source(path: Path) -> TokenizerSource:
-    (found,) = open_sources([path])
-    return found
+    return Subject(path).tokenizer
 
 
 @pytest.fixture(scope="module")

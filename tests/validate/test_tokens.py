@@ -11,12 +11,13 @@ import pytest
 
 from mconv.convert.errors import FormatError, SourceError
 from mconv.convert.tokenizer import TokenType, Vocabulary, pretokenizer
-from mconv.inference.llama_cpp_model import MAX_WORD, LlamaCppModel
+from mconv.inference.llama_vocabulary import MAX_WORD, LlamaVocabulary
 from mconv.validate.cli import cli
 from mconv.validate.findings import failed
+from mconv.validate.subject import Subject
 from mconv.validate.tokens.compare import TokensResult, compare_tokenizers, compare_tokens, text_group
 from mconv.validate.tokens.corpus import corpus
-from mconv.validate.tokens.sources import TokenizerSource, open_sources
+from mconv.validate.tokens.sources import TokenizerSource
 
 from support import mutations_vocabulary as mutations
 from support.checkpoints_tokenizers import (
@@ -40,8 +41,7 @@ V7 = "mistral_instruct_tokenizer_241114.model.v7"
 
 
 def source(path: Path) -> TokenizerSource:
-    (found,) = open_sources([path])
-    return found
+    return Subject(path).tokenizer
 
 
 class Pair:
@@ -363,12 +363,12 @@ def test_a_vocabulary_without_bytes_is_told_before_llama_cpp_ends_the_process(sp
 
 
 def test_a_word_on_which_llama_cpp_would_die(tekken: Pair) -> None:
-    with LlamaCppModel(tekken.artifact(), vocabulary_only=True) as runtime:
-        assert len(runtime.tokenize("ab " * MAX_WORD)) > MAX_WORD
-        for word in ("a" * MAX_WORD, "\u65e5" * MAX_WORD, " " * MAX_WORD, "=" * MAX_WORD):
-            assert len(runtime.tokenize(word, add_special=False)) > 0
-            with pytest.raises(SourceError, match=f"a word of {MAX_WORD + 1} characters"):
-                runtime.tokenize(word + word[0])
+    vocabulary = LlamaVocabulary.load(tekken.artifact())
+    assert len(vocabulary.tokenize("ab " * MAX_WORD)) > MAX_WORD
+    for word in ("a" * MAX_WORD, "\u65e5" * MAX_WORD, " " * MAX_WORD, "=" * MAX_WORD):
+        assert len(vocabulary.tokenize(word, add_special=False)) > 0
+        with pytest.raises(SourceError, match=f"a word of {MAX_WORD + 1} characters"):
+            vocabulary.tokenize(word + word[0])
 
 
 def test_the_corpus_is_varied_and_the_same_every_time() -> None:

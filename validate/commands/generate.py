@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     show_default=True,
     type=click.IntRange(0, 1000),
     metavar="N",
-    help="Draw N answers besides, with the settings that the model recommends.",
+    help="Also sample N answers, with the settings that the model recommends.",
 )
-@click.option("--reference", type=source_type, metavar="SRC", help="A model to hold the greedy answers against.")
+@click.option("--reference", type=source_type, metavar="SRC", help="A model to compare the greedy answers with.")
 @hf_config_option
 @threads_option
 @json_option
@@ -56,7 +56,7 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Greedy answers, with the chat template and without; drawn ones too; and how far a reference writes the same.
+    """Greedy and sampled answers, with the chat template and without, and how far a reference writes the same.
 
     The reference and each ARTIFACT are GGUF files, or folders of Hugging Face or Megatron checkpoints, which
     transformers runs.
@@ -66,19 +66,15 @@ def command(
       mval generate model-Q4_K_M.gguf --prompt "What is the capital of France?"
       mval generate model-*.gguf --reference model/ --prompt "Once upon a time" --samples 4 --json
     """
-    from mconv.inference.model import check_models
     from mconv.validate.generation.answers import answer_prompts
+    from mconv.validate.subject import open_subjects
 
-    check_models((*artifacts, *((reference,) if reference else ())), hf_config)
-    answers = answer_prompts(
-        artifacts,
-        prompts,
-        max_tokens,
-        samples=samples,
-        reference=reference,
-        hf_config=hf_config,
-        threads=threads,
-    )
+    paths = (*artifacts, reference) if reference else artifacts
+    with open_subjects(paths, hf_config=hf_config, threads=threads) as subjects:
+        for subject in subjects:
+            subject.check_runnable()
+        original = subjects.pop() if reference else None
+        answers = answer_prompts(subjects, prompts, max_tokens, samples=samples, reference=original)
     if as_json:
         emit_json({"results": [answer.to_json() for answer in answers]})
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +25,6 @@ from mconv.validate.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from mconv.inference.model import LanguageModel
-    from mconv.validate.divergence.logits_file import LogitsFile
     from mconv.validate.divergence.result import Divergence
 
 
@@ -74,26 +71,22 @@ def command(
       mval kl model-Q4_K_M.gguf --reference model-BF16.gguf --text prose.txt --text code.txt --json
       mval kl model-Q4_K_M.gguf --reference base.kld
     """
-    from mconv.inference.model import check_models, open_model
     from mconv.validate.divergence.lockstep import measure_divergence
     from mconv.validate.divergence.logits_file import LogitsFile, is_logits_file
+    from mconv.validate.subject import open_subjects
 
     stored = is_logits_file(reference)
     _check_options(stored, texts, ctx, save_logits)
-    check_models(artifacts if stored else (reference, *artifacts), hf_config)
-    with ExitStack() as stack:
-        models: list[LanguageModel] = []
-        base: LanguageModel | LogitsFile
-        if stored:
-            base = LogitsFile(reference)
-            length = base.chunks.shape[1]
-        else:
-            base = stack.enter_context(open_model(reference, threads, hf_config))
-            length = ctx or DEFAULT_CONTEXT
-            models.append(base)
-        compared = [stack.enter_context(open_model(file, threads, hf_config)) for file in artifacts]
-        for model in (*models, *compared):
+    paths = artifacts if stored else (reference, *artifacts)
+    with open_subjects(paths, hf_config=hf_config, threads=threads) as subjects:
+        for subject in subjects:
+            subject.check_runnable()
+        kept = LogitsFile(reference) if stored else None
+        length = kept.chunks.shape[1] if kept else ctx or DEFAULT_CONTEXT
+        models = [subject.model() for subject in subjects]
+        for model in models:
             note_long_context(model, length)
+        base, compared = (kept, models) if kept else (models[0], models[1:])
         results = measure_divergence(base, compared, texts, length=length, limit=chunks, save_logits=save_logits)
     if as_json:
         emit_json({"results": [result.to_json() for result in results]})

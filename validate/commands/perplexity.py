@@ -26,8 +26,9 @@ from mconv.validate.commands.shared import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from mconv.inference.model import LanguageModel
+    from mconv.inference.language_model import LanguageModel
     from mconv.validate.divergence.perplexity import Perplexity, PerplexityResult
+    from mconv.validate.subject import Subject
 
 
 @click.command("perplexity")
@@ -57,11 +58,13 @@ def command(
       mval perplexity model-*.gguf model/ --text prose.txt --text code.txt --chunks 20 --json
     """
     from mconv.inference.chunks import read_text
-    from mconv.inference.model import check_models
+    from mconv.validate.subject import open_subjects
 
     contents = {text: read_text(text) for text in texts}
-    check_models(artifacts, hf_config)
-    results = [row for file in artifacts for row in _measure_file(file, contents, ctx, chunks, hf_config, threads)]
+    with open_subjects(artifacts, hf_config=hf_config, threads=threads) as subjects:
+        for subject in subjects:
+            subject.check_runnable()
+        results = [row for subject in subjects for row in _measure_subject(subject, contents, ctx, chunks)]
     if as_json:
         emit_json({"results": [result.to_json() for result in results]})
     else:
@@ -72,23 +75,23 @@ def command(
     )
 
 
-def _measure_file(
-    file: Path, contents: dict[Path, str], ctx: int, limit: int | None, hf_config: Path | None, threads: int | None
+def _measure_subject(
+    subject: Subject, contents: dict[Path, str], ctx: int, limit: int | None
 ) -> Iterator[PerplexityResult]:
-    """One result a text."""
+    """One result a text; the subject is closed after the last."""
     from mconv.inference.chunks import cut, with_bos
-    from mconv.inference.model import open_model
     from mconv.validate.divergence.perplexity import PerplexityResult
 
     began = time.perf_counter()
-    with open_model(file, threads, hf_config) as model:
+    with subject:
+        model = subject.model()
         note_long_context(model, ctx)
-        # All of them first: one that is too short is told before the hours that another takes.
+        # All of them first: one that is too short is reported before the hours that another takes.
         tokens = {text: model.vocabulary.tokenize(content) for text, content in contents.items()}
         cuts = {text: cut(found, ctx, limit, text=text) for text, found in tokens.items()}
         for text, chunks in cuts.items():
             measured = _measure(model, with_bos(model.vocabulary, chunks))
-            yield PerplexityResult(file, text, measured, len(chunks), time.perf_counter() - began)
+            yield PerplexityResult(subject.path, text, measured, len(chunks), time.perf_counter() - began)
             began = time.perf_counter()
 
 
@@ -110,8 +113,8 @@ def _print(results: list[PerplexityResult]) -> None:
 
 
 def _measure(model: LanguageModel, chunks: np.ndarray) -> Perplexity:
-    from mconv.inference.chunks import scored_per_chunk
     from mconv.inference.progress import token_progress
+    from mconv.inference.schedule import scored_per_chunk
     from mconv.validate.divergence.perplexity import perplexity
 
     count, length = chunks.shape

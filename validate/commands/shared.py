@@ -15,7 +15,7 @@ from mconv.convert.cli.options import hf_config_option, json_option, path_type, 
 from mconv.convert.errors import ValidationError
 
 if TYPE_CHECKING:
-    from mconv.inference.model import LanguageModel
+    from mconv.inference.language_model import LanguageModel
     from mconv.validate.findings import Finding
 
 __all__ = ["hf_config_option", "json_option", "path_type", "threads_option"]

@@ -37,11 +37,12 @@ def command(artifacts: tuple[Path, ...], reference: Path, hf_config: Path | None
       mval template model-Q4_K_M.gguf --reference Magistral-Small-2507
       mval template a.gguf b.gguf --reference model/ --json
     """
+    from mconv.validate.subject import open_subjects
     from mconv.validate.template.compare import compare_conversations
-    from mconv.validate.tokens.sources import open_sources
 
-    *sources, original = open_sources((*artifacts, reference), hf_config)
-    results = [compare_conversations(source, original) for source in sources]
+    with open_subjects((*artifacts, reference), hf_config=hf_config) as subjects:
+        *sources, original = [subject.tokenizer for subject in subjects]
+        results = [compare_conversations(source, original) for source in sources]
     if as_json:
         emit_json({"results": [result.to_json() for result in results]})
     else:

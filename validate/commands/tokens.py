@@ -40,12 +40,13 @@ def command(
       mval tokens model-Q4_K_M.gguf --reference Magistral-Small-2507
       mval tokens a.gguf b.gguf --reference model/ --text eval.txt --json
     """
+    from mconv.validate.subject import open_subjects
     from mconv.validate.tokens.compare import compare_tokenizers, text_group
-    from mconv.validate.tokens.sources import open_sources
 
     groups = [text_group(path) for path in texts]
-    *sources, original = open_sources((*artifacts, reference), hf_config)
-    results = [compare_tokenizers(source, original, groups) for source in sources]
+    with open_subjects((*artifacts, reference), hf_config=hf_config) as subjects:
+        *sources, original = [subject.tokenizer for subject in subjects]
+        results = [compare_tokenizers(source, original, groups) for source in sources]
     if as_json:
         emit_json({"results": [result.to_json() for result in results]})
     else:

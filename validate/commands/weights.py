@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from mconv.convert.cli.console import emit_json, emit_table
-from mconv.convert.errors import UsageError
 from mconv.convert.reporting import format_bytes
 from mconv.validate.commands.shared import (
     artifacts_argument,
@@ -49,20 +48,18 @@ def command(
       mval weights model-Q4_K_M.gguf --reference Magistral-Small-2507
       mval weights model-*.gguf --reference model/ --imatrix imatrix.gguf --json
     """
-    from mconv.convert.layouts import open_checkpoint, options_for
-    from mconv.convert.layouts.megatron.reader import is_megatron
     from mconv.quantize.imatrix import read_imatrix
+    from mconv.validate.subject import open_subjects
     from mconv.validate.weights.compare import compare_weights
 
     for path in artifacts:
         path.stat()  # names the one that is missing, as any other error of the operating system does
-    if hf_config and not any(is_megatron(path) for path in (reference, *artifacts)):
-        raise UsageError("--hf-config is for a Megatron checkpoint, and there is none", "leave it out")
-    original = open_checkpoint(reference, **options_for(reference, hf_config=hf_config))
-    matrix = read_imatrix(imatrix) if imatrix else None
-    results = [
-        compare_weights(path, original, hf_config=hf_config, matrix=matrix, threads=threads) for path in artifacts
-    ]
+    with open_subjects((reference, *artifacts), hf_config=hf_config) as (original, *subjects):
+        matrix = read_imatrix(imatrix) if imatrix else None
+        results = []
+        for subject in subjects:
+            with subject:
+                results.append(compare_weights(subject, original, matrix=matrix, threads=threads))
     if as_json:
         emit_json({"results": [result.to_json() for result in results]})
     else:

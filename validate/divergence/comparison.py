@@ -15,7 +15,7 @@ from mconv.validate.divergence.softmax import CACHED_LOGITS, softmax, softmax_of
 if TYPE_CHECKING:
     import numpy as np
 
-    from mconv.inference.chunks import LogitBlock
+    from mconv.inference.schedule import LogitBlock
 
 LEAST = -16.0  # log-probability; what the reference holds less likely does not count
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mconv.inference.chunks import LogitBlock, Schedule, cut, read_text, scored_per_chunk, with_bos
-from mconv.inference.model import LanguageModel, LogitSource, common_vocabulary
+from mconv.inference.chunks import cut, read_text, with_bos
+from mconv.inference.language_model import LanguageModel, LogitSource, common_vocabulary
 from mconv.inference.progress import token_progress
+from mconv.inference.schedule import LogitBlock, Schedule, scored_per_chunk
 from mconv.validate.divergence.comparison import compare
 from mconv.validate.divergence.logits_file import LogitsFile, LogitsWriter
 from mconv.validate.divergence.result import Divergence

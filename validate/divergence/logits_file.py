@@ -21,7 +21,7 @@ from mconv.convert.engine.partial import lock, naming, partial_path
 from mconv.convert.errors import DiskError, FormatError, SourceError
 from mconv.convert.reporting import format_bytes
 from mconv.convert.tensors.files import SourceFile
-from mconv.inference.chunks import LogitBlock, Schedule, first_scored, scored_per_chunk
+from mconv.inference.schedule import LogitBlock, Schedule, first_scored, scored_per_chunk
 from mconv.validate.divergence.softmax import CACHED_LOGITS, softmax
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def is_logits_file(path: Path) -> bool:
 
 
 class LogitsFile:
-    """Log-probabilities that a run of llama-perplexity or mval left; a `mconv.inference.model.LogitSource`.
+    """Log-probabilities that a run of llama-perplexity or mval left; a `mconv.inference.language_model.LogitSource`.
 
     Args:
         path: the file.

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mconv.inference.chunks import Schedule
-from mconv.inference.model import LanguageModel
+from mconv.inference.language_model import LanguageModel
+from mconv.inference.schedule import Schedule
 from mconv.validate.divergence.softmax import CACHED_LOGITS, softmax
 from mconv.validate.divergence.statistics import mean_and_error
 from mconv.validate.findings import Finding

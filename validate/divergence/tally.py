@@ -14,7 +14,7 @@ from mconv.validate.findings import Finding
 if TYPE_CHECKING:
     import numpy as np
 
-    from mconv.inference.chunks import LogitBlock
+    from mconv.inference.schedule import LogitBlock
 
 
 class Tally:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mconv.convert.cli.console import note
-from mconv.inference.model import LanguageModel, common_vocabulary, open_model
+from mconv.inference.language_model import LanguageModel, common_vocabulary
 from mconv.validate.findings import Finding
 from mconv.validate.generation.generate import Generation, generate
+from mconv.validate.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -38,60 +38,66 @@ class Answer:
 
 
 def answer_prompts(
-    files: Sequence[Path],
+    artifacts: Sequence[Subject],
     prompts: Sequence[str],
     max_tokens: int,
     *,
     samples: int = 0,
-    reference: Path | None = None,
-    hf_config: Path | None = None,
-    threads: int | None = None,
+    reference: Subject | None = None,
 ) -> list[Answer]:
-    """Let each model answer each prompt, see `generate`; one that has no room in memory is passed over with a note.
+    """Let each model answer each prompt, see `generate`. A model too large for the free memory is skipped with a note.
+
+    No more than the reference and one artifact are loaded here at the same time; each artifact is unloaded once it has
+    answered.
 
     Args:
-        files: GGUF files and folders.
-        reference: what to hold the greedy answers against.
-        hf_config, threads: see `open_model`.
+        artifacts: what is to answer.
+        reference: what the greedy answers are compared with.
 
     Returns:
-        The answers of each file in turn, then the greedy ones of the reference, unless it is one of the files.
+        The answers of each artifact in turn, then the greedy ones of the reference, unless it is one of the artifacts.
 
     Raises:
         OSError, SourceError, FormatError, MappingError: a model cannot be opened or run.
-        UsageError: a prompt has no tokens, or a file another vocabulary than the reference.
+        UsageError: a prompt has no tokens, or an artifact another vocabulary than the reference.
     """
-    answers: list[Answer] = []
+    original = reference.model() if reference is not None else None
     expected: dict[str, list[Generation]] = {}
-    with ExitStack() as stack:
-        original = None
-        if reference is not None:
-            original = stack.enter_context(open_model(reference, threads, hf_config))
-            if _can_write(original):
-                expected = {prompt: generate(original, prompt, max_tokens) for prompt in prompts}
-        for file in files:
-            with open_model(file, threads, hf_config) as model:
-                if original is not None:
-                    common_vocabulary((original, model))
-                if _can_write(model):
-                    answers += [
-                        Answer(file, prompt, made)
-                        for prompt in prompts
-                        for made in generate(
-                            model,
-                            prompt,
-                            max_tokens,
-                            samples=samples,
-                            reference=original,
-                            expected=expected.get(prompt, ()),
-                        )
-                    ]
-    if reference is not None and reference not in files:
-        answers += [Answer(reference, prompt, made) for prompt, written in expected.items() for made in written]
+    if original is not None and _can_write(original):
+        expected = {prompt: generate(original, prompt, max_tokens) for prompt in prompts}
+    answers: list[Answer] = []
+    for artifact in artifacts:
+        answers += _answers(artifact.model(), prompts, max_tokens, samples, original, expected)
+        if artifact is not reference:
+            artifact.unload()
+    if reference is not None and reference not in artifacts:
+        answers += [Answer(reference.path, prompt, made) for prompt, written in expected.items() for made in written]
     return answers
+
+
+def _answers(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    max_tokens: int,
+    samples: int,
+    reference: LanguageModel | None,
+    expected: Mapping[str, Sequence[Generation]],
+) -> list[Answer]:
+    """The answers of one model; none where it has no room in memory."""
+    if reference is not None:
+        common_vocabulary((reference, model))
+    if not _can_write(model):
+        return []
+    return [
+        Answer(model.path, prompt, made)
+        for prompt in prompts
+        for made in generate(
+            model, prompt, max_tokens, samples=samples, reference=reference, expected=expected.get(prompt, ())
+        )
+    ]
 
 
 def _can_write(model: LanguageModel) -> bool:
     if not model.in_memory:
-        note(f"note: {model.path}: too large for the memory that is free, so it writes no answers")
+        note(f"note: {model.path}: too large for the free memory, so it writes no answers")
     return model.in_memory

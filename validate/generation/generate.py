@@ -16,9 +16,7 @@ from mconv.validate.template.chat import render_chat
 if TYPE_CHECKING:
     import numpy as np
 
-    from mconv.inference.model import LanguageModel, ReadOn
-
-TEMPLATE_KEY = "tokenizer.chat_template"
+    from mconv.inference.language_model import LanguageModel, ReadOn
 
 Finish = Literal["stop", "length", "error"]
 
@@ -139,7 +137,7 @@ def generate(
         raise UsageError("the prompt has no tokens", "give a --prompt with some text")
     answers = []
     prompts = [plain]
-    template = vocabulary.metadata(TEMPLATE_KEY)
+    template = vocabulary.chat_template
     if template is not None:
         try:
             prompts.insert(0, _render(model, template, prompt))

@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from mconv.convert.containers.gguf_split import read_gguf_model
-from mconv.convert.layouts import open_checkpoint, options_for
 from mconv.convert.tensors.nodes import Tensor, stored_bytes
 from mconv.quantize.filetypes import FileType
+from mconv.validate.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -31,17 +30,16 @@ class Artifact:
     parameters: int
 
 
-def describe_artifact(path: Path, hf_config: Path | None = None) -> Artifact:
-    """Read an artifact's headers.
+def describe_artifact(subject: Subject) -> Artifact:
+    """What the headers of an artifact say.
 
     Raises:
         OSError, SourceError, FormatError, MappingError: it cannot be read.
     """
-    if path.is_dir():
-        checkpoint = open_checkpoint(path, **options_for(path, hf_config=hf_config))
-        return _artifact(path, list(checkpoint.tensors.values()), None, None)
-    path.stat()  # names the file that is missing
-    file = read_gguf_model(path)
+    path = subject.path
+    if not subject.is_gguf:
+        return _artifact(path, list(subject.checkpoint.tensors.values()), None, None)
+    file = subject.header
     number = file.metadata.get("general.file_type")
     named = {kind.number: kind.name for kind in FileType}
     size = sum(part.stat().st_size for part in {tensor.file.path for tensor in file.tensors} | {path})

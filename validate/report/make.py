@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mconv.convert.cli.console import json_text
 from mconv.convert.errors import UsageError
-from mconv.convert.layouts import open_checkpoint, options_for
 from mconv.quantize.imatrix import read_imatrix
 from mconv.validate.findings import CHECKS
 from mconv.validate.report.artifacts import describe_artifact
 from mconv.validate.report.gates import DEFAULT_GATES, apply_gates, read_gates
+from mconv.validate.subject import Subject, open_subjects
 
 if TYPE_CHECKING:
     from mconv.validate.divergence.perplexity import PerplexityResult
     from mconv.validate.divergence.result import Divergence
+
+_RUNNING = frozenset({"perplexity", "kl", "generate"})
+"""The checks that run models."""
 
 PROMPTS = ("What is the capital of France?", "Once upon a time")
 
@@ -28,14 +30,14 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Request:
-    """What to check, and with what.
+    """What to check, and how.
 
     Attributes:
         artifacts: GGUF files, Hugging Face or Megatron folders.
         reference: what they were made from: any of these.
         texts: files in UTF-8 for perplexity and KL divergence.
         checks: some of `CHECKS`.
-        hf_config: see `open_megatron`; for whichever of them is a Megatron folder.
+        hf_config: see `open_megatron`; for each of them that is a Megatron folder.
         imatrix: the importance matrix that they were quantized with.
         ctx, chunks: tokens in a chunk of text, and how many chunks of each text; None for all.
         prompts, max_tokens, samples: what is answered, how long, and how many drawn answers besides the greedy ones.
@@ -67,7 +69,7 @@ def make_report(request: Request, gates: Path | None = None) -> dict[str, Any]:
         `gates`, `passed`. Numbers that JSON lacks are None.
 
     Raises:
-        UsageError: no text for a check that needs one, or a file of limits that is none.
+        UsageError: no text for a check that needs one, or a file of limits that is not one.
         SourceError, FormatError, MappingError: something cannot be read or run.
     """
     limits = read_gates(gates or DEFAULT_GATES)
@@ -77,22 +79,9 @@ def make_report(request: Request, gates: Path | None = None) -> dict[str, Any]:
     )
     if not request.texts and not {"perplexity", "kl"}.isdisjoint(request.checks):
         raise UsageError("no --text to measure the models on", "give one or more with --text, or --skip perplexity,kl")
-    report: dict[str, Any] = {
-        "reference": str(request.reference),
-        "artifacts": [asdict(describe_artifact(path, request.hf_config)) for path in request.artifacts],
-        "checks": [name for name in CHECKS if name in request.checks],
-        **{name: {"results": []} for name in CHECKS},
-    }
-    if "weights" in request.checks:
-        report["weights"]["results"] = _weights(request)
-    if "tokens" in request.checks:
-        report["tokens"]["results"] = _tokens(request)
-    if "template" in request.checks:
-        report["template"]["results"] = _template(request)
-    if not {"perplexity", "kl"}.isdisjoint(request.checks):
-        report["kl"]["results"], report["perplexity"]["results"] = _divergence(request)
-    if "generate" in request.checks:
-        report["generate"]["results"] = _generate(request)
+    paths = (request.reference, *request.artifacts)
+    with open_subjects(paths, hf_config=request.hf_config, threads=request.threads) as (reference, *artifacts):
+        report = _run_checks(request, reference, artifacts)
     # Through JSON and back: what was measured is what is written, limits and all.
     report = json.loads(json_text(report))
     results = apply_gates(report, limits)
@@ -101,47 +90,59 @@ def make_report(request: Request, gates: Path | None = None) -> dict[str, Any]:
     return dict(json.loads(json_text(report)))
 
 
-def _weights(request: Request) -> Rows:
+def _run_checks(request: Request, reference: Subject, artifacts: Sequence[Subject]) -> dict[str, Any]:
+    """The report without gates. Each model is loaded once, and the artifacts' are unloaded when they have answered."""
+    report: dict[str, Any] = {
+        "reference": str(request.reference),
+        "artifacts": [asdict(describe_artifact(artifact)) for artifact in artifacts],
+        "checks": [name for name in CHECKS if name in request.checks],
+        **{name: {"results": []} for name in CHECKS},
+    }
+    if not _RUNNING.isdisjoint(request.checks):
+        for subject in (reference, *artifacts):
+            subject.check_runnable()
+    if "weights" in request.checks:
+        report["weights"]["results"] = _weights(request, reference, artifacts)
+    if "tokens" in request.checks:
+        report["tokens"]["results"] = _tokens(request, reference, artifacts)
+    if "template" in request.checks:
+        report["template"]["results"] = _template(reference, artifacts)
+    if not {"perplexity", "kl"}.isdisjoint(request.checks):
+        report["kl"]["results"], report["perplexity"]["results"] = _divergence(request, reference, artifacts)
+    if "generate" in request.checks:
+        report["generate"]["results"] = _generate(request, reference, artifacts)
+    return report
+
+
+def _weights(request: Request, reference: Subject, artifacts: Sequence[Subject]) -> Rows:
     from mconv.validate.weights.compare import compare_weights
 
-    reference = open_checkpoint(request.reference, **options_for(request.reference, hf_config=request.hf_config))
     matrix = read_imatrix(request.imatrix) if request.imatrix else None
-    compared = (
-        compare_weights(path, reference, hf_config=request.hf_config, matrix=matrix, threads=request.threads)
-        for path in request.artifacts
-    )
+    compared = (compare_weights(artifact, reference, matrix=matrix, threads=request.threads) for artifact in artifacts)
     return [result.to_json() for result in compared]
 
 
-def _tokens(request: Request) -> Rows:
+def _tokens(request: Request, reference: Subject, artifacts: Sequence[Subject]) -> Rows:
     from mconv.validate.tokens.compare import compare_tokenizers, text_group
-    from mconv.validate.tokens.sources import open_sources
 
     groups = [text_group(path) for path in request.texts]
-    *sources, reference = open_sources((*request.artifacts, request.reference), request.hf_config)
-    return [compare_tokenizers(source, reference, groups).to_json() for source in sources]
+    compared = (compare_tokenizers(artifact.tokenizer, reference.tokenizer, groups) for artifact in artifacts)
+    return [result.to_json() for result in compared]
 
 
-def _template(request: Request) -> Rows:
+def _template(reference: Subject, artifacts: Sequence[Subject]) -> Rows:
     from mconv.validate.template.compare import compare_conversations
-    from mconv.validate.tokens.sources import open_sources
 
-    *sources, reference = open_sources((*request.artifacts, request.reference), request.hf_config)
-    return [compare_conversations(source, reference).to_json() for source in sources]
+    compared = (compare_conversations(artifact.tokenizer, reference.tokenizer) for artifact in artifacts)
+    return [result.to_json() for result in compared]
 
 
-def _divergence(request: Request) -> tuple[Rows, Rows]:
+def _divergence(request: Request, reference: Subject, artifacts: Sequence[Subject]) -> tuple[Rows, Rows]:
     """KL divergence and perplexity, both of one pass over each text; the reference's perplexity too."""
-    from mconv.inference.model import check_models, open_model
     from mconv.validate.divergence.lockstep import measure_divergence
 
-    check_models((request.reference, *request.artifacts), request.hf_config)
-    with ExitStack() as stack:
-        reference, *artifacts = (
-            stack.enter_context(open_model(path, request.threads, request.hf_config))
-            for path in (request.reference, *request.artifacts)
-        )
-        measured = measure_divergence(reference, artifacts, request.texts, length=request.ctx, limit=request.chunks)
+    base, *models = [subject.model() for subject in (reference, *artifacts)]
+    measured = measure_divergence(base, models, request.texts, length=request.ctx, limit=request.chunks)
     return [result.to_json() for result in measured], [result.to_json() for result in _perplexities(measured)]
 
 
@@ -158,16 +159,10 @@ def _perplexities(measured: Sequence[Divergence]) -> Iterable[PerplexityResult]:
             yield PerplexityResult(one.file, one.text, one.statistics.perplexity, one.chunks, one.seconds)
 
 
-def _generate(request: Request) -> Rows:
+def _generate(request: Request, reference: Subject, artifacts: Sequence[Subject]) -> Rows:
     from mconv.validate.generation.answers import answer_prompts
 
     answers = answer_prompts(
-        request.artifacts,
-        request.prompts,
-        request.max_tokens,
-        samples=request.samples,
-        reference=request.reference,
-        hf_config=request.hf_config,
-        threads=request.threads,
+        artifacts, request.prompts, request.max_tokens, samples=request.samples, reference=reference
     )
     return [answer.to_json() for answer in answers]

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mconv.validate.findings import Finding, Severity
+from mconv.validate.subject import open_subjects
 from mconv.validate.template.chat import is_jinja
 from mconv.validate.template.conversations import CONVERSATIONS
 from mconv.validate.template.prompts import Prompt, mistral_file, mistral_prompts, mistral_template, template_prompts
 from mconv.validate.template.results import Against, ConversationResult, TemplateResult, compare_prompts
-from mconv.validate.tokens.sources import TokenizerSource, open_sources
+from mconv.validate.tokens.sources import TokenizerSource
 from mconv.validate.tokens.text_tokenizer import TextTokenizer
 from mconv.validate.tokens.tokenizers import artifact_tokenizer
 
@@ -27,13 +28,13 @@ def compare_templates(artifact: Path, reference: Path, *, hf_config: Path | None
     Args:
         artifact: a GGUF file, a Hugging Face folder or a Megatron folder.
         reference: likewise.
-        hf_config: see `open_sources`.
+        hf_config: see `Subject`.
 
     Raises:
-        SourceError, FormatError, MappingError, UsageError: see `open_sources`.
+        SourceError, FormatError, MappingError, UsageError: see `open_subjects`.
     """
-    source, reference_source = open_sources((artifact, reference), hf_config)
-    return compare_conversations(source, reference_source)
+    with open_subjects((artifact, reference), hf_config=hf_config) as (ours, theirs):
+        return compare_conversations(ours.tokenizer, theirs.tokenizer)
 
 
 def compare_conversations(source: TokenizerSource, reference: TokenizerSource) -> TemplateResult:

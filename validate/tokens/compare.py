@@ -10,10 +10,11 @@ from typing import Any
 
 from mconv.inference.chunks import read_text
 from mconv.validate.findings import Finding
+from mconv.validate.subject import open_subjects
 from mconv.validate.tokens.corpus import Group, corpus, special_tokens, vocabulary_groups
 from mconv.validate.tokens.differences import Difference, first_difference
 from mconv.validate.tokens.known_differences import KnownDifferences
-from mconv.validate.tokens.sources import TokenizerSource, open_sources
+from mconv.validate.tokens.sources import TokenizerSource
 from mconv.validate.tokens.special_tokens import shortened, surroundings, wrong_special_tokens
 from mconv.validate.tokens.text_tokenizer import TextTokenizer, Variant
 from mconv.validate.tokens.tokenizers import artifact_tokenizer, reference_tokenizer
@@ -96,14 +97,14 @@ def compare_tokens(
     Args:
         artifact: a GGUF file, a Hugging Face folder or a Megatron folder.
         reference: likewise.
-        hf_config: see `open_sources`.
+        hf_config: see `Subject`.
         texts: files to tokenize besides the texts that the project has.
 
     Raises:
-        SourceError, FormatError, MappingError, UsageError: see `open_sources`; a text that is not UTF-8.
+        SourceError, FormatError, MappingError, UsageError: see `open_subjects`; a text that is not UTF-8.
     """
-    source, reference_source = open_sources((artifact, reference), hf_config)
-    return compare_tokenizers(source, reference_source, [text_group(path) for path in texts])
+    with open_subjects((artifact, reference), hf_config=hf_config) as (ours, theirs):
+        return compare_tokenizers(ours.tokenizer, theirs.tokenizer, [text_group(path) for path in texts])
 
 
 def text_group(path: Path) -> Group:

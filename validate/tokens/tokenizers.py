@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mconv.convert.documents import read_object, read_object_if_any
@@ -15,13 +14,13 @@ from mconv.convert.tokenizer.added import named_special_tokens, read_added_token
 from mconv.convert.tokenizer.pretokenizer import pre_tokenizer_named, split_in_llama_cpp
 from mconv.convert.tokenizer.sentencepiece import without_user_defined
 from mconv.convert.tokenizer.tekken import load_tekken
-from mconv.inference.llama_cpp_model import LlamaCppModel
 from mconv.validate.tokens.corpus import special_tokens
 from mconv.validate.tokens.text_tokenizer import InParts, TextTokenizer, Variant
 
 if TYPE_CHECKING:
     from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
+    from mconv.inference.llama_vocabulary import LlamaVocabulary
     from mconv.validate.tokens.sources import TokenizerSource
 
 _SPLIT = (
@@ -41,35 +40,35 @@ _SPACES = (
 
 
 class LlamaCpp(TextTokenizer):
-    """The vocabulary of a GGUF file in llama.cpp."""
+    """The vocabulary of a GGUF file in llama.cpp.
+
+    Args:
+        load: loads it; not called for a vocabulary that llama.cpp would die of.
+        vocabulary: the same as a value.
+    """
 
     name = "llama.cpp"
 
-    def __init__(self, path: Path, vocabulary: Vocabulary) -> None:
+    def __init__(self, load: Callable[[], LlamaVocabulary], vocabulary: Vocabulary) -> None:
         if vocabulary.model == "llama":
             _check_bytes(vocabulary)
         self.vocabulary = vocabulary
-        self._runtime = LlamaCppModel(path, vocabulary_only=True)
+        self._loaded = load()
 
     def encode(self, text: str, *, parse_special: bool = False, add_special: bool = False) -> list[int]:
-        return self._runtime.tokenize(text, add_special=add_special, parse_special=parse_special).tolist()
+        return self._loaded.tokenize(text, add_special=add_special, parse_special=parse_special).tolist()
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        return self._runtime.tokenize_prompt(prompt).tolist()
+        return self._loaded.tokenize_prompt(prompt).tolist()
 
     def decode(self, ids: Sequence[int]) -> str:
-        text = self._runtime.text(ids)
+        text = self._loaded.text(ids)
         puts_space = self.vocabulary.model == "llama" and self.vocabulary.add_space_prefix is not False
         return text.removeprefix(" ") if puts_space else text
 
     def special_id(self, role: str) -> int | None:
         # llama.cpp has a token for the unknown, but no function that tells it.
-        return self.vocabulary.id_of(role) if role == "unk" else self._runtime.special_id(role)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._runtime.__exit__(kind, error, trace)
+        return self.vocabulary.id_of(role) if role == "unk" else self._loaded.special_id(role)
 
 
 class MistralCommon(InParts):
@@ -202,7 +201,7 @@ def artifact_tokenizer(source: TokenizerSource) -> TextTokenizer:
         SourceError, FormatError: a file that the library cannot read.
     """
     if source.folder is None:
-        return LlamaCpp(source.path, source.vocabulary)
+        return LlamaCpp(source.llama_vocabulary, source.vocabulary)
     if (path := source.folder / "tokenizer.json").is_file():
         return HuggingFace(path, source.vocabulary)
     return reference_tokenizer(source)
@@ -220,7 +219,7 @@ def reference_tokenizer(source: TokenizerSource, beside: TextTokenizer | None = 
         SourceError, FormatError: a file that the library cannot read.
     """
     if source.folder is None:
-        return LlamaCpp(source.path, source.vocabulary)
+        return LlamaCpp(source.llama_vocabulary, source.vocabulary)
     if (path := source.folder / "tekken.json").is_file():
         return MistralCommon(load_tekken(path), source.vocabulary)
     path, model = source.folder / "tokenizer.json", source.folder / "tokenizer.model"

@@ -7,16 +7,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from mconv.convert.cli.console import byte_progress
 from mconv.convert.engine.threads import default_threads
-from mconv.convert.model.checkpoint import Checkpoint
 from mconv.convert.tensors.block_types import BlockType
 from mconv.convert.tensors.nodes import row_count, stored_bytes
 from mconv.quantize import kernels
 from mconv.quantize.imatrix import ImportanceMatrix
 from mconv.validate.findings import Finding
+from mconv.validate.subject import Subject
 from mconv.validate.weights import kernels as tensor_kernels
 from mconv.validate.weights.comparison import Comparison
 from mconv.validate.weights.diagnosis import explain
@@ -29,10 +28,9 @@ from mconv.validate.weights.verdict import Status, judge
 
 
 def compare_weights(
-    artifact: Path,
-    reference: Checkpoint,
+    artifact: Subject,
+    reference: Subject,
     *,
-    hf_config: Path | None = None,
     matrix: ImportanceMatrix | None = None,
     threads: int | None = None,
 ) -> WeightsResult:
@@ -41,31 +39,31 @@ def compare_weights(
     Args:
         artifact: a GGUF file, a Hugging Face folder or a Megatron checkpoint.
         reference: the same model, from whatever layout.
-        hf_config: see `open_megatron`; for an artifact in that layout.
         matrix: the importance matrix that the artifact was quantized with.
-        threads: row ranges to work on at once; all cores unless told.
+        threads: row ranges to work on at once (default: one per core).
 
     Raises:
-        MappingError: the reference is no whole model.
-        SourceError: a file is cut off while it is read.
+        MappingError: the reference is not a whole model.
+        SourceError: the reference cannot be read, or a file is truncated while it is read.
+        FormatError: a file of the reference breaks its format's rules.
         QuantizationError: the importance matrix belongs to another model.
     """
     began = time.perf_counter()
     threads = threads or default_threads()
-    paired = pair_tensors(artifact, reference, hf_config)
+    paired = pair_tensors(artifact, reference)
     tensor_kernels.prepare()
     kernels.prepare({pair.found.dtype for pair in paired.pairs} & kernels.SUPPORTED)
     size = sum(map(_size, paired.pairs))
-    with byte_progress(size, artifact.name) as bar, ThreadPoolExecutor(threads) as pool:
-        subjects = (_subject(pair, matrix) for pair in paired.pairs)
-        compared = _compare(subjects, pool, 2 * threads, bar.update)
+    with byte_progress(size, artifact.path.name) as bar, ThreadPoolExecutor(threads) as pool:
+        todo = (_comparable(pair, matrix) for pair in paired.pairs)
+        compared = _compare(todo, pool, 2 * threads, bar.update)
         # Errors are wanted after all where bytes that should be equal are not.
         again = [replace(each, measured=True) for each, found in compared if not each.measured and found.unequal]
         measured = {each.pair.place.name: found for each, found in _compare(again, pool, 2 * threads, _ignore)}
     compared = [(each, measured.get(each.pair.place.name, found)) for each, found in compared]
     tensors, findings = _judge(artifact, compared)
     return WeightsResult(
-        file=artifact,
+        file=artifact.path,
         reference=reference.path,
         tensors=tuple(tensors),
         missing=paired.missing,
@@ -77,7 +75,7 @@ def compare_weights(
 
 
 @dataclass(frozen=True)
-class _Subject:
+class _Comparable:
     """A pair and how it is compared.
 
     Attributes:
@@ -101,30 +99,30 @@ class _Subject:
         return compare_floats(self.pair, start, stop, measured=self.measured)
 
 
-def _subject(pair: Pair, matrix: ImportanceMatrix | None) -> _Subject:
+def _comparable(pair: Pair, matrix: ImportanceMatrix | None) -> _Comparable:
     encoder = find_encoder(pair, matrix) if is_encodable(pair) else None
-    return _Subject(pair, encoder, measured=not is_lossless(pair))
+    return _Comparable(pair, encoder, measured=not is_lossless(pair))
 
 
 def _compare(
-    subjects: Iterable[_Subject], pool: ThreadPoolExecutor, depth: int, advance: Callable[[int], object]
-) -> list[tuple[_Subject, Comparison]]:
+    todo: Iterable[_Comparable], pool: ThreadPoolExecutor, depth: int, advance: Callable[[int], object]
+) -> list[tuple[_Comparable, Comparison]]:
     """Compare whole tensors, with at most `depth` row ranges under way; one that waits holds no rows."""
-    done: list[tuple[_Subject, Comparison]] = []
-    pending: deque[tuple[_Subject, int, Future[Comparison]]] = deque()
+    done: list[tuple[_Comparable, Comparison]] = []
+    pending: deque[tuple[_Comparable, int, Future[Comparison]]] = deque()
 
     def collect() -> None:
-        subject, size, future = pending.popleft()
-        so_far = done.pop()[1] if done and done[-1][0] is subject else Comparison()
-        done.append((subject, so_far.add(future.result())))
+        first, size, future = pending.popleft()
+        so_far = done.pop()[1] if done and done[-1][0] is first else Comparison()
+        done.append((first, so_far.add(future.result())))
         advance(size)
 
-    for subject in subjects:
-        pair = subject.pair
+    for each in todo:
+        pair = each.pair
         row_bytes = _size(pair) / row_count(pair.found.shape)
         for start, stop in row_ranges(pair.found):
             size = round(row_bytes * stop) - round(row_bytes * start)
-            pending.append((subject, size, pool.submit(subject.compare, start, stop)))
+            pending.append((each, size, pool.submit(each.compare, start, stop)))
             if len(pending) >= depth:
                 collect()
     while pending:
@@ -132,7 +130,9 @@ def _compare(
     return done
 
 
-def _judge(artifact: Path, compared: list[tuple[_Subject, Comparison]]) -> tuple[list[TensorResult], list[Finding]]:
+def _judge(
+    artifact: Subject, compared: list[tuple[_Comparable, Comparison]]
+) -> tuple[list[TensorResult], list[Finding]]:
     """What each tensor is, and what is wrong with those that are not what they should be."""
     pairs = {each.pair.place.name: each.pair for each, _ in compared}
     tensors: list[TensorResult] = []
@@ -146,7 +146,7 @@ def _judge(artifact: Path, compared: list[tuple[_Subject, Comparison]]) -> tuple
         unknown += verdict.status == "quantized" and each.encoder is None and is_encodable(each.pair)
         if verdict.status != "different":
             continue
-        fault = verdict.fault or explain(each.pair, found, pairs, gguf=artifact.is_file())
+        fault = verdict.fault or explain(each.pair, found, pairs, gguf=artifact.is_gguf)
         if fault.other:
             moves[place.name] = fault.other
         else:
@@ -154,16 +154,17 @@ def _judge(artifact: Path, compared: list[tuple[_Subject, Comparison]]) -> tuple
             findings.append(Finding("weights", fault.kind, place.name, what, fault.severity))
     findings += moved_findings(moves, {name: pair.place for name, pair in pairs.items()})
     if unknown:
+        name = artifact.path.name
         what = (
-            f"{artifact.name}: {unknown} tensors are not, byte for byte, what quantizing the reference writes without "
+            f"{name}: {unknown} tensors are not, byte for byte, what quantizing the reference writes without "
             "importance or with the matrix given; they are judged by their errors"
         )
-        findings.append(Finding("weights", "other_encoder", artifact.name, what, "note"))
+        findings.append(Finding("weights", "other_encoder", name, what, "note"))
     return tensors, findings
 
 
-def _result(subject: _Subject, found: Comparison, status: Status) -> TensorResult:
-    pair, place = subject.pair, subject.pair.place
+def _result(each: _Comparable, found: Comparison, status: Status) -> TensorResult:
+    pair, place = each.pair, each.pair.place
     return TensorResult(
         name=place.name,
         gguf=place.gguf,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mconv.convert.errors import ShapeError, SourceError
 from mconv.convert.families import family_named
@@ -20,6 +19,7 @@ from mconv.convert.tensors.nodes import Tensor
 from mconv.convert.tensors.orders import RowOrder
 from mconv.convert.tensors.rows import ArrangedTensor, Rows, Target
 from mconv.validate.findings import Finding
+from mconv.validate.subject import Subject
 from mconv.validate.weights.artifact import Artifact, open_artifact
 
 
@@ -116,27 +116,27 @@ class Pairs:
     findings: tuple[Finding, ...]
 
 
-def pair_tensors(path: Path, reference: Checkpoint, hf_config: Path | None) -> Pairs:
+def pair_tensors(subject: Subject, reference: Subject) -> Pairs:
     """Put the tensors of an artifact beside those of its reference; only headers are read.
 
     Args:
-        path: a file or folder that exists.
-        hf_config: see `open_checkpoint`.
+        subject: the artifact, a file or folder that exists.
 
     Raises:
-        MappingError: the reference is no whole model.
+        SourceError, FormatError: the reference cannot be read.
+        MappingError: the reference is not a whole model.
     """
-    artifact = open_artifact(path, reference, hf_config)
+    artifact, model = open_artifact(subject, reference), reference.checkpoint
     if not artifact.tensors and any(finding.kind == "unreadable" for finding in artifact.findings):
         return Pairs((), (), (), artifact.findings)
-    family = family_named(reference.spec.family)
-    known = places(family, reference.spec)
-    wanted = _wanted(artifact, reference, known)
+    family = family_named(model.spec.family)
+    known = places(family, model.spec)
+    wanted = _wanted(artifact, model, known)
     pairs: list[Pair] = []
     missing: list[Place] = []
     misshapen: dict[str, tuple[ShapeError, list[Place]]] = {}
     findings = list(artifact.findings)
-    for target in gguf_targets(family, reference.spec, wanted):
+    for target in gguf_targets(family, model.spec, wanted):
         for source in target.rows.sources:
             place, found = known[source.name], artifact.tensors.get(source.name)
             fault = artifact.faults.get(source.name)

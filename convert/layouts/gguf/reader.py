@@ -6,6 +6,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+from mconv.convert.containers.gguf import GgufFile
 from mconv.convert.containers.gguf_split import read_gguf_model
 from mconv.convert.errors import FormatError
 from mconv.convert.families import family_named
@@ -32,7 +33,11 @@ def open_gguf(path: Path) -> Checkpoint:
         FormatError: a file breaks its format's rules, or lacks a key.
         MappingError: the architecture is not supported, or a tensor has no place in its family.
     """
-    file = read_gguf_model(path)
+    return gguf_checkpoint(path, read_gguf_model(path))
+
+
+def gguf_checkpoint(path: Path, file: GgufFile) -> Checkpoint:
+    """The checkpoint in a file whose header has been read; see `open_gguf`."""
     spec = spec_of(path.name, file)
     tensors = canonical_tensors(family_named(spec.family), spec, weights_of(file))
 

@@ -14,7 +14,7 @@ from mconv.convert.errors import FormatError, MconvError, ShapeError, SourceErro
 from mconv.convert.families import family_of_class
 from mconv.convert.families.matching import Mapped, dropped, fused_parts, fused_tensor
 from mconv.convert.families.table import Family, FusedTensor
-from mconv.convert.layouts.hf.names import INDEX
+from mconv.convert.layouts.hf.names import CONFIG, INDEX
 from mconv.convert.layouts.hf.sidecars import find_sidecars, read_sidecars
 from mconv.convert.model.checkpoint import Checkpoint
 from mconv.convert.model.fields import EXPERTS, FFN
@@ -34,9 +34,28 @@ def open_hf(folder: Path) -> Checkpoint:
     """
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder", "give the folder that holds config.json and the weights")
-    config = read_object(folder / "config.json")
-    family, spec = read_model_config(config)
-    stored, damage = read_shards(folder)
+    config = read_object(folder / CONFIG)
+    model = read_model_config(config)
+    return hf_checkpoint(folder, config, model, read_shards(folder))
+
+
+def hf_checkpoint(
+    folder: Path,
+    config: Mapping[str, Any],
+    model: tuple[Family, ModelSpec],
+    shards: tuple[list[FileTensor], list[MconvError]],
+) -> Checkpoint:
+    """The checkpoint in a folder whose parts have been read; see `open_hf`.
+
+    Args:
+        config: content of config.json.
+        model: what `read_model_config` makes of it.
+        shards: what `read_shards` finds.
+
+    Raises:
+        SourceError, FormatError, MappingError: the first of what is wrong with the shards.
+    """
+    (family, spec), (stored, damage) = model, shards
     mapped, reasons = map_shards(family, spec, stored)
     for error in (*damage, *mapped.faults.values()):
         raise error

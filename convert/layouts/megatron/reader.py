@@ -66,8 +66,19 @@ def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:
         MappingError: the model is not supported, or weights and configuration contradict each other.
     """
     saved = read_saved(folder)
-    model = read_description(saved, hf_config)
-    spec = model.spec
+    return megatron_checkpoint(saved, read_description(saved, hf_config), card=hf_config is None)
+
+
+def megatron_checkpoint(saved: Saved, model: Description, *, card: bool) -> Checkpoint:
+    """The checkpoint that a run saved, whose index and settings have been read; see `open_megatron`.
+
+    Args:
+        card: whether the README.md beside the configuration is that of this checkpoint.
+
+    Raises:
+        MappingError: a tensor has no place in the family.
+    """
+    folder, spec = saved.folder, model.spec
     kept, notes = model_tensors(saved, model.family, spec)
     canonical = canonical_tensors(model.family, spec, kept)
     source, tokenizer = model.file.parent if model.file else folder, model.tokenizer
@@ -79,7 +90,7 @@ def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:
     def vocabulary() -> Vocabulary:
         return read_vocabulary(tokenizer, spec.vocab)
 
-    sidecars = find_sidecars(source, tokenizer, card=hf_config is None)
+    sidecars = find_sidecars(source, tokenizer, card=card)
     # The configuration may be a file of any name.
     sidecars |= {CONFIG: model.file} if model.file else {}
     settings = (folder / TRACKER, *(saved.iteration / name for name in (INDEX, COMMON, RUN_CONFIG)))

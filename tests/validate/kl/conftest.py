@@ -8,7 +8,7 @@ import gguf
 import pytest
 
 from mconv.convert.cli.main import cli as mconv
-from mconv.inference.model import open_model
+from mconv.inference.open_model import open_model
 from mconv.validate.divergence.lockstep import measure_divergence
 
 from support import tiny_gguf

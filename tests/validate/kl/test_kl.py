@@ -19,9 +19,8 @@ import transformers
 
 from mconv.convert.cli.main import cli as mconv
 from mconv.convert.errors import UsageError
-from mconv.inference import chunks
-from mconv.inference.chunks import LogitBlock, Schedule, scored_per_chunk
-from mconv.inference.model import open_model
+from mconv.inference.open_model import open_model
+from mconv.inference.schedule import ALL_LOGITS_BYTES, LOGITS_BYTES, LogitBlock, Schedule, scored_per_chunk
 from mconv.validate.cli import cli
 from mconv.validate.divergence.comparison import compare
 from mconv.validate.divergence.lockstep import measure_divergence
@@ -108,8 +107,8 @@ def test_schedules_cover_every_position_once_in_bounded_memory(vocab: int, lengt
         scored[step.group, step.first : step.stop] += 1
     assert (seen == 1).all()
     assert (scored.sum(axis=1) == length - length // 2).all()
-    assert schedule.rows * vocab * 4 * models <= max(chunks.ALL_LOGITS_BYTES, models * vocab * 4)
-    assert schedule.rows * vocab * 4 <= chunks.LOGITS_BYTES
+    assert schedule.rows * vocab * 4 * models <= max(ALL_LOGITS_BYTES, models * vocab * 4)
+    assert schedule.rows * vocab * 4 <= LOGITS_BYTES
 
 
 def test_bf16_is_its_source(example: Path) -> None:

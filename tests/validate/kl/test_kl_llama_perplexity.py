@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mconv.inference.model import open_model
+from mconv.inference.open_model import open_model
 from mconv.quantize.cli import cli as mquant
 from mconv.validate.divergence.lockstep import measure_divergence
 from mconv.validate.divergence.logits_file import LogitsFile

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from mconv.convert.errors import DiskError, FormatError, MconvError, SourceError
-from mconv.inference.chunks import LogitBlock, Schedule, cut, read_text, scored_per_chunk
+from mconv.inference.chunks import cut, read_text
 from mconv.inference.llama_cpp_model import LlamaCppModel
-from mconv.inference.model import open_model
+from mconv.inference.open_model import open_model
+from mconv.inference.schedule import LogitBlock, Schedule, scored_per_chunk
 from mconv.validate.cli import cli
 from mconv.validate.divergence.lockstep import measure_divergence
 from mconv.validate.divergence.logits_file import LogitsFile, LogitsWriter, is_logits_file
@@ -44,7 +45,7 @@ def test_the_file_holds_what_the_model_said(base: Path, text: Path, kept: Path) 
     log_p = log_softmax(logits)
     tokens, found = read_by_hand(kept)
     with LlamaCppModel(base, threads=1) as runtime:
-        np.testing.assert_array_equal(tokens, cut(runtime.tokenize(read_text(text)), LENGTH))
+        np.testing.assert_array_equal(tokens, cut(runtime.vocabulary.tokenize(read_text(text)), LENGTH))
     # Half of the largest step, for tokens within 16 nats of the likeliest.
     held = log_p > log_p.max(axis=1, keepdims=True) - 16
     assert np.abs(found - log_p)[held].max() < 0.51 * 16 / 65535

@@ -15,6 +15,7 @@ from mconv.convert.cli.main import cli as mconv
 from mconv.convert.containers.gguf import read_gguf
 from mconv.convert.layouts import open_checkpoint
 from mconv.validate.cli import cli
+from mconv.validate.subject import Subject
 from mconv.validate.weights.compare import compare_weights
 from mconv.validate.weights.pairs import pair_tensors
 
@@ -134,8 +135,8 @@ LLAMA3 = {
 @pytest.mark.parametrize("kind", ["BF16", "Q4_K_M", "megatron"])
 def test_memory_is_bounded_by_chunks(kind: str, small: Path, make: Make) -> None:
     """Beyond what opening takes, two threads hold less than the largest tensor has as float32: 33 MB."""
-    artifact, reference = make(small, kind), open_checkpoint(small)[1]
-    compare_weights(artifact, reference)  # compiles
+    artifact, reference = make(small, kind), Subject(small)
+    compare_weights(Subject(artifact), reference)  # compiles
 
     def peak(action: Callable[[], object]) -> int:
         tracemalloc.start()
@@ -144,8 +145,8 @@ def test_memory_is_bounded_by_chunks(kind: str, small: Path, make: Make) -> None
         tracemalloc.stop()
         return highest
 
-    opening = peak(lambda: pair_tensors(artifact, reference, None))
-    assert peak(lambda: compare_weights(artifact, reference, threads=2)) - opening < 20 << 20
+    opening = peak(lambda: pair_tensors(Subject(artifact), reference))
+    assert peak(lambda: compare_weights(Subject(artifact), reference, threads=2)) - opening < 20 << 20
 
 
 def test_the_command_prints_a_row_a_type_and_fails_on_findings(  # type: ignore[no-untyped-def]

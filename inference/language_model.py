@@ -1,4 +1,4 @@
-"""What can be run, whatever its layout: a GGUF file by llama.cpp, a folder by transformers."""
+"""What a model can be asked for, whatever runs it: llama.cpp a GGUF file, transformers a folder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mconv.convert.model.metadata import Metadata
-    from mconv.inference.chunks import LogitBlock, Schedule
-    from mconv.inference.llama_cpp_model import LlamaCppModel
+    from mconv.inference.llama_vocabulary import LlamaVocabulary
+    from mconv.inference.schedule import LogitBlock, Schedule
 
 ReadOn = Callable[["np.ndarray"], "np.ndarray"]
 """Reads on in a sequence, int32[tokens], and gives the logits after the last of them, float32[vocabulary]; they are
@@ -49,7 +49,7 @@ class LogitSource(Protocol):
 
 
 class LanguageModel(LogitSource, Protocol):
-    """A model that is loaded, to be used in a `with` block."""
+    """A loaded model, to be used in a `with` block."""
 
     @property
     def threads(self) -> int:
@@ -60,16 +60,16 @@ class LanguageModel(LogitSource, Protocol):
         """Tokens of context that it was trained on."""
 
     @property
-    def vocabulary(self) -> LlamaCppModel:
+    def vocabulary(self) -> LlamaVocabulary:
         """Its vocabulary in llama.cpp, whatever runs the weights: tokens, their spelling, the chat template."""
 
     @property
     def provenance(self) -> Metadata:
-        """What it says of itself: at least the `general.*` keys of GGUF."""
+        """What it says of itself: the `general.*` keys of GGUF."""
 
     @property
     def in_memory(self) -> bool:
-        """Whether all its weights are, so that it can write: each token takes all of them."""
+        """Whether all of its weights stay in memory. Only then can it generate text: every token takes all of them."""
 
     def reader(self, length: int) -> AbstractContextManager[ReadOn]:
         """Working memory for one sequence, which is read part by part.
@@ -98,28 +98,6 @@ class LanguageModel(LogitSource, Protocol):
     ) -> None: ...
 
 
-def open_model(path: Path, threads: int | None = None, hf_config: Path | None = None) -> LanguageModel:
-    """Load a model.
-
-    Args:
-        path: a GGUF file (of a split model its first part), a Hugging Face folder, or a Megatron folder.
-        threads: threads to work with; None takes every usable core.
-        hf_config: for a Megatron folder, see `mconv.convert.layouts.megatron.reader.open_megatron`; unused for others.
-
-    Raises:
-        OSError: the file cannot be opened.
-        SourceError, FormatError, MappingError: it cannot be loaded, with the reason.
-        UsageError: torch or transformers, which run folders, are not installed.
-    """
-    if path.is_dir():
-        from mconv.inference.transformers_model import TransformersModel
-
-        return TransformersModel(path, threads, _for_megatron(path, hf_config))
-    from mconv.inference.llama_cpp_model import LlamaCppModel
-
-    return LlamaCppModel(path, threads)
-
-
 def common_vocabulary(models: Sequence[LogitSource]) -> int:
     """How many logits of a row to compare: all, less the padding that only some of the models have.
 
@@ -135,28 +113,3 @@ def common_vocabulary(models: Sequence[LogitSource]) -> int:
                 "compare models of one vocabulary",
             )
     return smallest.vocab_size
-
-
-def check_models(paths: Sequence[Path], hf_config: Path | None = None) -> None:
-    """Look at the headers of every model before the first is run: what is wrong with the last one is told at once.
-
-    Raises:
-        OSError, SourceError, FormatError, MappingError: as `open_model`, as far as headers tell.
-        UsageError: `hf_config` where none of them is a Megatron folder.
-    """
-    from mconv.convert.layouts import open_checkpoint
-    from mconv.inference.header import check_header
-
-    if hf_config is not None and all(_for_megatron(path, hf_config) is None for path in paths):
-        raise UsageError("none of these is a Megatron checkpoint", "leave --hf-config out")
-    for path in paths:
-        if path.is_dir():
-            open_checkpoint(path, hf_config=_for_megatron(path, hf_config))
-        else:
-            check_header(path)
-
-
-def _for_megatron(path: Path, hf_config: Path | None) -> Path | None:
-    from mconv.convert.layouts.megatron.reader import is_megatron
-
-    return hf_config if is_megatron(path) else None

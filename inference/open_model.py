@@ -1,0 +1,40 @@
+"""A model loaded from a path, whatever its layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mconv.inference.language_model import LanguageModel
+
+
+def open_model(path: Path, threads: int | None = None, hf_config: Path | None = None) -> LanguageModel:
+    """Load a model.
+
+    Args:
+        path: a GGUF file (of a split model its first part), a Hugging Face folder, or a Megatron folder.
+        threads: threads to work with; None takes every usable core.
+        hf_config: for a Megatron folder, see `mconv.convert.layouts.megatron.reader.open_megatron`; unused for others.
+
+    Raises:
+        OSError: the file cannot be opened.
+        SourceError, FormatError, MappingError: it cannot be loaded, with the reason.
+        UsageError: torch or transformers, which run folders, are not installed.
+    """
+    from mconv.convert.layouts import open_checkpoint, options_for
+
+    if layout_of(path) == "gguf":
+        from mconv.inference.llama_cpp_model import LlamaCppModel
+
+        return LlamaCppModel(path, threads)
+    from mconv.inference.transformers_model import TransformersModel
+
+    return TransformersModel(open_checkpoint(path, **options_for(path, hf_config=hf_config)), threads)
+
+
+def layout_of(path: Path) -> str:
+    """The name of the layout that a path is in; a path that does not exist counts as a GGUF file."""
+    from mconv.convert.layouts import detect_layout
+
+    return detect_layout(path).name if path.exists() else "gguf"

@@ -1,0 +1,216 @@
+"""What is checked: an artifact, or the reference that artifacts are compared with, opened once for all checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from mconv.convert.containers.gguf import GgufFile
+from mconv.convert.containers.gguf_split import read_gguf_model
+from mconv.convert.documents import read_object
+from mconv.convert.errors import MconvError, SourceError, UsageError
+from mconv.convert.families import family_of_class
+from mconv.convert.layouts.gguf.reader import gguf_checkpoint
+from mconv.convert.layouts.hf.names import CONFIG
+from mconv.convert.layouts.hf.reader import architecture, hf_checkpoint, read_model_config, read_shards
+from mconv.convert.layouts.megatron.reader import (
+    Description,
+    Saved,
+    megatron_checkpoint,
+    read_description,
+    read_saved,
+)
+from mconv.convert.model.checkpoint import Checkpoint
+from mconv.convert.tensors.nodes import FileTensor
+from mconv.convert.tokenizer import read_vocabulary
+from mconv.convert.tokenizer.template import read_chat_templates
+from mconv.inference.header import check_header
+from mconv.inference.open_model import layout_of
+from mconv.validate.tokens.sources import TokenizerSource, gguf_templates, gguf_vocabulary
+
+if TYPE_CHECKING:
+    from mconv.inference.language_model import LanguageModel
+    from mconv.inference.llama_vocabulary import LlamaVocabulary
+
+
+class Subject:
+    """A model in any layout. Each part is read when it is first asked for, and kept.
+
+    Use it in a `with` block, or get several with `open_subjects`: it is closed at the end.
+
+    Attributes:
+        path: as given.
+        layout: "hf", "megatron" or "gguf".
+
+    Args:
+        path: a GGUF file (of a split model its first part), a Hugging Face folder, or a Megatron folder.
+        hf_config: for a Megatron folder, see `mconv.convert.layouts.megatron.reader.open_megatron`; unused for others.
+        threads: threads that run the model; None takes every usable core.
+
+    Every property raises SourceError, FormatError or MappingError where its part cannot be read, and OSError for a file
+    that is missing or not readable.
+    """
+
+    def __init__(self, path: Path, *, hf_config: Path | None = None, threads: int | None = None) -> None:
+        self.path = path
+        self.layout = layout_of(path)
+        self._hf_config = hf_config if self.layout == "megatron" else None
+        self._threads = threads
+        self._model: LanguageModel | None = None
+        self._vocabulary_alone: LlamaVocabulary | None = None
+
+    def __enter__(self) -> Subject:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is a GGUF file, which llama.cpp runs; transformers runs all other layouts."""
+        return self.layout == "gguf"
+
+    @cached_property
+    def header(self) -> GgufFile:
+        """The header of a GGUF file, all parts of a split one together."""
+        self.path.stat()  # names the file that is missing, as any other error of the operating system does
+        return read_gguf_model(self.path)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The config.json of a Hugging Face folder."""
+        return read_object(self.path / CONFIG)
+
+    @cached_property
+    def shards(self) -> tuple[list[FileTensor], list[MconvError]]:
+        """The tensors in a Hugging Face folder and what is wrong with its files, see `read_shards`."""
+        return read_shards(self.path)
+
+    @cached_property
+    def saved(self) -> Saved:
+        """The index and the settings in a Megatron folder."""
+        return read_saved(self.path)
+
+    @cached_property
+    def description(self) -> Description:
+        """What a Megatron folder is a model of."""
+        return read_description(self.saved, self._hf_config)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The whole model by canonical names; only headers and configuration are read."""
+        if self.is_gguf:
+            return gguf_checkpoint(self.path, self.header)
+        if self.layout == "megatron":
+            opened = megatron_checkpoint(self.saved, self.description, card=self._hf_config is None)
+        else:
+            opened = hf_checkpoint(self.path, self.config, read_model_config(self.config), self.shards)
+        return replace(opened, vocabulary=lambda: self.tokenizer.vocabulary)
+
+    @cached_property
+    def tokenizer(self) -> TokenizerSource:
+        """The tokenizer and the chat templates; the weights need not be there."""
+        if not self.path.exists():
+            raise SourceError(f"{self.path}: no such file or folder", "give a folder of a checkpoint, or a GGUF file")
+        folder: Path | None = None
+        if self.is_gguf:
+            vocabulary = gguf_vocabulary(self.path.name, self.header)
+            templates = gguf_templates(self.header.metadata)
+        else:
+            if self.layout == "megatron":
+                folder, spec = self.description.tokenizer, self.description.spec
+            else:
+                folder, spec = self.path, family_of_class(architecture(self.config)).read_config(self.config)
+            vocabulary = read_vocabulary(folder, spec.vocab)
+            # Not the templates of the vocabulary: where a checkpoint has none, that one is generated.
+            templates = read_chat_templates(folder)
+        return TokenizerSource(self.path, folder, vocabulary, templates, self.llama_vocabulary)
+
+    def llama_vocabulary(self) -> LlamaVocabulary:
+        """The vocabulary in llama.cpp: that of the model where it is loaded, else loaded alone."""
+        if self._model is not None:
+            return self._model.vocabulary
+        if self._vocabulary_alone is None:
+            from mconv.inference.llama_vocabulary import LlamaVocabulary
+
+            self._vocabulary_alone = (
+                LlamaVocabulary.load(self.path, self.header.metadata)
+                if self.is_gguf
+                else LlamaVocabulary.from_value(self.tokenizer.vocabulary, self.path.name)
+            )
+        return self._vocabulary_alone
+
+    def check_runnable(self) -> None:
+        """Look at the headers, so that what cannot be run is reported before anything is run."""
+        if self.is_gguf:
+            check_header(self.path, self.header.metadata)
+        else:
+            _ = self.checkpoint
+
+    def model(self) -> LanguageModel:
+        """The model, loaded once; it stays loaded until `unload`.
+
+        Raises:
+            OSError, SourceError, FormatError, MappingError: it cannot be loaded, with the reason.
+            UsageError: torch or transformers, which run folders, are not installed.
+        """
+        if self._model is None:
+            self._model = self._load()
+            self._vocabulary_alone = None  # the model has its own
+        return self._model
+
+    def _load(self) -> LanguageModel:
+        if self.is_gguf:
+            from mconv.inference.llama_cpp_model import LlamaCppModel
+
+            return LlamaCppModel(self.path, self._threads, self.header.metadata)
+        from mconv.inference.transformers_model import TransformersModel
+
+        return TransformersModel(self.checkpoint, self._threads)
+
+    def unload(self) -> None:
+        """Free the memory of the model. The next call of `model` loads it again."""
+        if self._model is not None:
+            self._model.__exit__(None, None, None)
+            self._model = None
+
+    def close(self) -> None:
+        """Unload the model and forget all that was read. What is asked for afterwards is read again."""
+        self.unload()
+        self._vocabulary_alone = None
+        for name, member in vars(Subject).items():
+            if isinstance(member, cached_property):
+                self.__dict__.pop(name, None)
+
+
+@contextmanager
+def open_subjects(
+    paths: Sequence[Path], *, hf_config: Path | None = None, threads: int | None = None
+) -> Iterator[list[Subject]]:
+    """A subject for each path, in order; the same one where a path is given twice. All are closed at the end.
+
+    Args:
+        hf_config, threads: see `Subject`.
+
+    Raises:
+        UsageError: `hf_config` where none of them is a Megatron folder.
+
+    Example:
+        >>> with open_subjects([Path("model/"), Path("model-Q4_K_M.gguf")]) as (reference, artifact):
+        ...     compare_weights(artifact, reference)
+    """
+    opened = {path: Subject(path, hf_config=hf_config, threads=threads) for path in paths}
+    if hf_config is not None and not any(subject.layout == "megatron" for subject in opened.values()):
+        raise UsageError("none of these is a Megatron checkpoint", "leave --hf-config out")
+    try:
+        yield [opened[path] for path in paths]
+    finally:
+        for subject in opened.values():
+            subject.close()
