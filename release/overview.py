@@ -19,8 +19,9 @@ from mconv.release.release import DOCUMENTS, EXTRAS, Release
 from mconv.release.signing import SIGNATURE
 from mconv.release.weights import TypeFiles
 
-# Half of what one core of a small virtual machine was measured at (docs/kernels.md), so that most are faster: weights a
-# second and thread, with a kernel of ours and through ggml alone; arithmetic of a forward pass a second and thread.
+# Half of what one core of a small virtual machine was measured at (docs/explanation/kernels.md), so that most are
+# faster: weights a second and thread, with a kernel of ours and through ggml alone; arithmetic of a forward pass a
+# second and thread.
 _KERNEL_RATE = 30e6
 _GGML_RATE = 1.5e6
 _FORWARD_RATE = 5e9

@@ -27,7 +27,7 @@ from mconv.quantize.filetypes import find_file_type
 from mconv.release.publish.names import check_repository, check_tag
 
 _PATHS = ("source", "hf_config", "imatrix", "gates", "licence_file")
-_DOCUMENTED = "see the members of a recipe in docs/mrelease.md"
+_DOCUMENTED = "see the members of a recipe in docs/reference/mrelease.md"
 LANGUAGE = r"^[A-Za-z]{2,12}(-[A-Za-z0-9]{2,8})*$"
 
 

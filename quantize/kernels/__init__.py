@@ -1,4 +1,4 @@
-"""Quantization kernels that write the bytes of ggml many times faster (see docs/kernels.md).
+"""Quantization kernels that write the bytes of ggml many times faster (see docs/explanation/kernels.md).
 
 One file a block type, compiled with Numba on first use and cached; importing this package compiles and imports nothing.
 """

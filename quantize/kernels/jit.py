@@ -16,7 +16,8 @@ from numba.misc.appdirs import AppDirs
 _njit: Any = njit
 _config: Any = config
 
-# No fast-math flag for a kernel, ever: LLVM must keep each float32 operation and its order (see docs/kernels.md).
+# Never set a fast-math flag for a kernel: LLVM must keep each float32 operation and its order (see
+# docs/explanation/kernels.md).
 _OPTIONS = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 # rows, kind, blocks, blocks a row, importance (or 0), out: addresses and counts, see `kernels.quantize_rows`.

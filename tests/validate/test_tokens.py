@@ -193,7 +193,7 @@ def test_what_llama_cpps_own_converter_makes(llama_cpp_source: Path, spm: Pair, 
     made = tmp_path / "made.gguf"
     converter_metadata(spm.folder, made)
     assert kinds(compare_tokenizers(source(made), spm.reference, [])) == []
-    # Known faults: see "The differences" in docs/formats.md, 11.
+    # Known faults: see "The differences" in docs/reference/formats.md, 11.
     folder = llama_2_folder(tmp_path / "llama-2", V3, 32768)
     converter_metadata(folder, made)
     found = kinds(compare_tokens(made, folder))

@@ -69,7 +69,7 @@ def read_gates(path: Path) -> Limits:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not TOML: {error}", "see the gates in docs/mval.md") from error
+        raise UsageError(f"{path}: not TOML: {error}", "see the gates in docs/reference/mval.md") from error
     _known(path, content, (_EVERY, _TYPE))
     limits = {"": _limits(path, _EVERY, content.get(_EVERY, {}))}
     types = content.get(_TYPE, {})
@@ -109,7 +109,7 @@ def apply_gates(report: Mapping[str, Any], limits: Limits) -> list[Gate]:
     """Hold every artifact of a report to the limits of its type, and to the findings of the checks that it had.
 
     Args:
-        report: `artifacts`, and a member a check, as in docs/mval.md.
+        report: `artifacts`, and a member a check, as in docs/reference/json.md.
     """
     gates: list[Gate] = []
     for artifact in report["artifacts"]:

@@ -65,8 +65,8 @@ def make_report(request: Request, gates: Path | None = None) -> dict[str, Any]:
         gates: a file of limits, see `mconv.validate.report.gates`; the defaults where it is None.
 
     Returns:
-        JSON-ready members, see docs/mval.md: `reference`, `artifacts`, `checks`, one member a check with its `results`,
-        `gates`, `passed`. Numbers that JSON lacks are None.
+        JSON-ready members, see docs/reference/json.md: `reference`, `artifacts`, `checks`, one member a check with its
+        `results`, `gates`, `passed`. Numbers that JSON lacks are None.
 
     Raises:
         UsageError: no text for a check that needs one, or a file of limits that is not one.
