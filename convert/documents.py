@@ -1,4 +1,4 @@
-"""Reading the JSON files beside the weights, none of which is trusted."""
+"""Read the JSON files beside the weights. None of them is trusted."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ def read_text(path: Path) -> str:
     """The text of a UTF-8 file.
 
     Raises:
-        SourceError: there is no such file.
+        SourceError: the file does not exist.
         FormatError: it is not UTF-8.
     """
-    # A pipe or a device would be waited for.
+    # Reading a pipe or a device might wait forever.
     if path.exists() and not path.is_file():
-        raise SourceError(f"{path.name} is no regular file", "the checkpoint is not what it seems; get it again")
+        raise SourceError(f"{path.name} is not a regular file", "replace it by the file from the original checkpoint")
     try:
         return path.read_bytes().decode("utf-8")
     except FileNotFoundError as error:
-        raise SourceError(f"{path}: no such file", "give the folder of a checkpoint with all of its files") from error
+        raise SourceError(f"{path}: no such file", "give the folder of a complete checkpoint") from error
     except UnicodeDecodeError as error:
         raise FormatError(
-            f"{path.name}: byte {error.start} is not UTF-8", "fetch the file again, it is damaged"
+            f"{path.name}: byte {error.start} is not UTF-8", "the file is damaged; download it again"
         ) from error
 
 
@@ -39,14 +39,16 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path.name}: not JSON ({error})", "fetch the file again, it is cut or damaged") from error
+        raise FormatError(
+            f"{path.name}: not JSON ({error})", "the file is truncated or damaged; download it again"
+        ) from error
     if not isinstance(content, dict):
-        raise FormatError(f"{path.name}: holds no JSON object", "the file is not what its name says")
+        raise FormatError(f"{path.name} does not contain a JSON object", "use the file from the original checkpoint")
     return content
 
 
 def read_object_if_any(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, empty where there is no file.
+    """The JSON object in a file; empty if there is no file.
 
     Raises:
         SourceError: it cannot be read.
@@ -56,10 +58,10 @@ def read_object_if_any(path: Path) -> dict[str, Any]:
 
 
 def member(source: str, content: dict[str, Any], key: str, kind: type) -> Any:
-    """`content[key]`, or an empty `kind` where it is missing or null.
+    """`content[key]`, or an empty `kind` if it is missing or null: `member("config.json", {}, "rope", dict)` is `{}`.
 
     Raises:
-        FormatError: it is of another type.
+        FormatError: it has another type.
     """
     value = content.get(key)
     if value is None:
@@ -67,6 +69,6 @@ def member(source: str, content: dict[str, Any], key: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise FormatError(
             f"{source}: '{key}' is a {type(value).__name__}, not a {kind.__name__}",
-            "the file is damaged, or not what its name says",
+            "the file is damaged, or another file has its name; download it again",
         )
     return value

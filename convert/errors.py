@@ -1,6 +1,6 @@
-"""The closed set of errors a user can meet: one line of what went wrong, one line of what to do, one exit code.
+"""The closed set of errors a user can meet: one line on what went wrong, one line on what to do, one exit code.
 
-Exit codes: 0 done, 1 a validation gate failed, 2 usage, 3 bad or unsupported input, 4 disk or I/O, 5 publishing,
+Exit codes: 0 done, 1 a validation gate failed, 2 usage, 3 bad or unsupported input, 4 disk or I/O, 5 the Hub,
 130 interrupted.
 """
 
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 
 class MconvError(Exception):
-    """Root of every error shown to a user.
+    """Base class of every error shown to a user.
 
     Args:
-        what: one line that names the file, tensor or option and what is wrong with it.
-        hint: one line that says what to do about it.
-        details: what a class of its own takes besides, so that it pickles.
+        what: one line that names the file, tensor or option and says what is wrong with it: `out.gguf exists already`.
+        hint: one line that says what to do: `choose another name, or pass --overwrite`.
+        details: the additional arguments of a subclass, so that it pickles.
 
     Example:
         >>> error = SourceError("config.json is missing", "download it")
@@ -41,15 +41,15 @@ class FormatError(MconvError):
 
 
 class MappingError(MconvError):
-    """A tensor without a place in the target, a place without a tensor, or a shape the configuration contradicts."""
+    """A tensor without a place in the target, a place without a tensor, or a shape that contradicts config.json."""
 
 
 class ShapeError(MappingError):
-    """A tensor of another shape than the hyperparameters make it.
+    """A tensor whose shape does not follow from the hyperparameters.
 
     Args:
-        tensor: its name where it is stored.
-        shape, expected: what it has and what it should have.
+        tensor: its name in the file.
+        shape, expected: the shape it has, and the shape it should have.
     """
 
     def __init__(self, what: str, hint: str, tensor: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
@@ -58,7 +58,7 @@ class ShapeError(MappingError):
 
 
 class QuantizationError(MconvError):
-    """A tensor that cannot take the type it was asked to take."""
+    """A tensor that cannot be quantized to the requested type."""
 
 
 class ValidationError(MconvError):
@@ -74,12 +74,12 @@ class UsageError(MconvError):
 
 
 class DiskError(MconvError):
-    """No room, no permission, an output that exists already, or the operating system refused to read or write."""
+    """No room, no permission, an output that exists already, or a failed read or write."""
 
     exit_code = 4
 
 
 class PublishError(MconvError):
-    """The far side refused or could not be reached."""
+    """The Hub refused a request or could not be reached."""
 
     exit_code = 5

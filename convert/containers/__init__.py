@@ -1,1 +1,1 @@
-"""File formats as bytes: which tensors lie where. They know nothing of models."""
+"""File formats as bytes: which tensors are stored where. They know nothing about models."""

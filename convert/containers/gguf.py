@@ -1,4 +1,4 @@
-"""The GGUF container: its header to and from bytes, without trusting a single length.
+"""The GGUF container: read and write its header, without trusting any length in it.
 
 Format: ggml docs/gguf.md, version 3, little-endian: magic, version, number of tensors, number of key-value pairs, the
 pairs, the tensors' names, shapes, types and offsets, then the data, each tensor aligned.
@@ -41,7 +41,7 @@ _UINT32 = _SCALARS[ValueType.UINT32]
 _UINT64 = _SCALARS[ValueType.UINT64]
 _TYPES = {block.number: block for block in BlockType}
 _MAX_DIMENSIONS = 4
-# ggml's GGML_MAX_NAME, the terminating zero included.
+# ggml's GGML_MAX_NAME, including the terminating zero.
 _MAX_NAME_BYTES = 64
 _READ_AHEAD = 1 << 20
 
@@ -51,7 +51,7 @@ class TensorInfo:
     """A tensor as the header lists it.
 
     Attributes:
-        shape: slowest axis first, as in numpy; the file has it the other way round.
+        shape: slowest axis first, as in numpy; the file has the opposite order.
         offset: bytes from the start of the data section.
     """
 
@@ -62,7 +62,7 @@ class TensorInfo:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one run along the fastest axis."""
+        """Bytes of one row along the fastest axis."""
         return self.type.row_bytes(self.shape[-1])
 
     @property
@@ -72,12 +72,12 @@ class TensorInfo:
 
 
 def lay_out(metadata: Metadata, typed: Sequence[TypedTarget], alignment: int = DEFAULT_ALIGNMENT) -> Plan:
-    """The plan of a GGUF file: every tensor gets its place, in the order given.
+    """The plan of a GGUF file: every tensor gets its place, in the given order.
 
     Args:
         metadata: key-value pairs in the order of the file.
-        typed: tensors, each with the name of its block type.
-        alignment: bytes that every tensor's start is a multiple of.
+        typed: each tensor with the name of its block type.
+        alignment: every tensor starts at a multiple of this many bytes.
 
     Raises:
         QuantizationError: a row is not whole blocks of its type.
@@ -93,7 +93,7 @@ def lay_out(metadata: Metadata, typed: Sequence[TypedTarget], alignment: int = D
 
 
 def encode_header(metadata: Metadata, tensors: list[TensorInfo], alignment: int = DEFAULT_ALIGNMENT) -> bytes:
-    """All that stands before the data, padding included.
+    """Everything before the data, including padding.
 
     Raises:
         FormatError: a tensor name that GGUF cannot hold.
@@ -104,7 +104,7 @@ def encode_header(metadata: Metadata, tensors: list[TensorInfo], alignment: int 
     for tensor in tensors:
         if len(tensor.name.encode()) >= _MAX_NAME_BYTES:
             raise FormatError(
-                f"tensor name {tensor.name} is too long for GGUF", f"names have at most {_MAX_NAME_BYTES - 1} bytes"
+                f"tensor name {tensor.name} is too long for GGUF", f"use a name of at most {_MAX_NAME_BYTES - 1} bytes"
             )
         parts.append(_encode_string(tensor.name))
         parts.append(_UINT32.pack(len(tensor.shape)))
@@ -124,7 +124,7 @@ def _encode_value(key: str, value: Value) -> bytes:
         return _encode(value)
     except (struct.error, OverflowError, UnicodeEncodeError) as error:
         raise FormatError(
-            f"{key} cannot be {str(value.content)[:80]!a}: it is stored as {value.type.name}",
+            f"{key}: {str(value.content)[:80]!a} cannot be stored as {value.type.name}",
             "check the configuration of the checkpoint",
         ) from error
 
@@ -136,7 +136,7 @@ def _encode(value: Value) -> bytes:
         return _SCALARS[value.type].pack(value.content)
     kind = value.item_type
     if kind is None or kind is ValueType.ARRAY:
-        raise FormatError("an array of arrays has no place in this metadata", "store flat arrays only")
+        raise FormatError("GGUF metadata cannot hold an array of arrays here", "store flat arrays only")
     head = _UINT32.pack(kind) + _UINT64.pack(len(value.content))
     if kind is ValueType.STRING:
         return head + b"".join(map(_encode_string, value.content))
@@ -145,7 +145,7 @@ def _encode(value: Value) -> bytes:
 
 @dataclass(frozen=True)
 class GgufFile:
-    """A GGUF file's header: metadata and tensors, none of which has been read."""
+    """The header of a GGUF file: metadata, and tensors whose data has not been read."""
 
     metadata: Metadata
     tensors: tuple[FileTensor, ...]
@@ -157,11 +157,11 @@ def read_gguf(path: Path, file_number: int = 0) -> GgufFile:
 
     Args:
         path: the file.
-        file_number: its place among the files of a split model, kept in each tensor's position.
+        file_number: its number among the files of a split model, recorded in the position of each tensor.
 
     Raises:
         SourceError: the file is missing or shorter than its header claims.
-        FormatError: it breaks the format's rules.
+        FormatError: it breaks the rules of the format.
     """
     if not path.is_file():
         raise SourceError(f"{path}: no such file", "give the path of a GGUF file")
@@ -169,7 +169,7 @@ def read_gguf(path: Path, file_number: int = 0) -> GgufFile:
 
 
 class _Reader:
-    """A cursor over the header; every length is held against what is left of the file before anything is allocated."""
+    """A cursor over the header; compares every length with the rest of the file before it allocates memory."""
 
     def __init__(self, file: SourceFile) -> None:
         self._file = file
@@ -180,19 +180,21 @@ class _Reader:
 
     def read(self, file_number: int) -> GgufFile:
         if self._file.size < 4 or self._take(4) != MAGIC:
-            raise FormatError(f"{self._name}: no GGUF file", "give the path of a GGUF file")
+            raise FormatError(f"{self._name} is not a GGUF file", "give the path of a GGUF file")
         version = self._integer(_UINT32)
         if version not in (2, 3):
-            raise FormatError(f"{self._name}: GGUF version {version}", "versions 2 and 3, little-endian, can be read")
+            raise FormatError(
+                f"{self._name}: GGUF version {version}", "only versions 2 and 3, little-endian, are supported"
+            )
         tensor_count, pair_count = self._integer(_UINT64), self._integer(_UINT64)
-        # The least that a tensor or a pair takes in a header.
+        # The smallest size of a tensor or a pair in a header.
         self._check_room(tensor_count, 24, "tensors")
         self._check_room(pair_count, 13, "key-value pairs")
         metadata: Metadata = {}
         for _ in range(pair_count):
             key = self._text("key")
             if key in metadata:
-                raise FormatError(f"{self._name}: key {key} stands twice", "the file is damaged; get it again")
+                raise FormatError(f"{self._name}: key {key} occurs twice", "the file is damaged; download it again")
             metadata[key] = self._value(self._kind())
         infos = [self._tensor_info() for _ in range(tensor_count)]
         alignment = self._alignment(metadata)
@@ -203,17 +205,17 @@ class _Reader:
         self, infos: list[TensorInfo], data_start: int, alignment: int, file_number: int
     ) -> tuple[FileTensor, ...]:
         if len({info.name for info in infos}) != len(infos):
-            raise FormatError(f"{self._name}: two tensors have one name", "the file is damaged; get it again")
+            raise FormatError(f"{self._name}: two tensors have the same name", "the file is damaged; download it again")
         for info in infos:
             if info.offset % alignment:
                 raise FormatError(
-                    f"{self._name}: tensor {info.name} is not aligned to {alignment} bytes", "get the file again"
+                    f"{self._name}: tensor {info.name} is not aligned to {alignment} bytes", "download the file again"
                 )
             if data_start + info.offset + info.size > self._file.size:
                 raise SourceError(
                     f"{self._name}: tensor {info.name} ends at byte {data_start + info.offset + info.size}, "
                     f"the file has {self._file.size}",
-                    "the file is truncated; get it again",
+                    "the file is truncated; download it again",
                 )
         return tuple(
             FileTensor(
@@ -232,17 +234,17 @@ class _Reader:
         name = self._text("tensor name")
         dimensions = self._integer(_UINT32)
         if not 1 <= dimensions <= _MAX_DIMENSIONS:
-            raise FormatError(f"{self._name}: tensor {name} has {dimensions} dimensions", "get the file again")
+            raise FormatError(f"{self._name}: tensor {name} has {dimensions} dimensions", "download the file again")
         shape = tuple(self._integer(_UINT64) for _ in range(dimensions))[::-1]
         number = self._integer(_UINT32)
         if number not in _TYPES:
             raise FormatError(
-                f"{self._name}: tensor {name} has type number {number}, which is unknown",
-                "the file may come from a newer llama.cpp",
+                f"{self._name}: tensor {name} has the unknown type number {number}",
+                "the file may come from a newer llama.cpp; update mconv",
             )
         if 0 in shape or math.prod(shape) > 1 << 60 or not _TYPES[number].fits(shape[-1]):
             raise FormatError(
-                f"{self._name}: tensor {name} has an impossible shape {list(shape)}", "get the file again"
+                f"{self._name}: tensor {name} has an impossible shape {list(shape)}", "download the file again"
             )
         return TensorInfo(name, shape, _TYPES[number], self._integer(_UINT64))
 
@@ -250,7 +252,7 @@ class _Reader:
         value = metadata.get("general.alignment")
         alignment = value.content if value else DEFAULT_ALIGNMENT
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1) or alignment > 1 << 20:
-            raise FormatError(f"{self._name}: alignment {alignment} is no power of two", "get the file again")
+            raise FormatError(f"{self._name}: alignment {alignment} is not a power of two", "download the file again")
         return alignment
 
     def _value(self, kind: ValueType) -> Value:
@@ -260,7 +262,9 @@ class _Reader:
             return Value(kind, self._scalar(kind))
         item, count = self._kind(), self._integer(_UINT64)
         if item is ValueType.ARRAY:
-            raise FormatError(f"{self._name}: an array of arrays in the metadata", "no known writer makes such a file")
+            raise FormatError(
+                f"{self._name}: an array of arrays in the metadata", "the file is damaged; download it again"
+            )
         if item is ValueType.STRING:
             self._check_room(count, 8, "strings")
             return Value(kind, [self._string() for _ in range(count)], item)
@@ -274,7 +278,7 @@ class _Reader:
         try:
             return ValueType(number)
         except ValueError as error:
-            raise FormatError(f"{self._name}: value type {number} is unknown", "get the file again") from error
+            raise FormatError(f"{self._name}: unknown value type {number}", "download the file again") from error
 
     def _scalar(self, kind: ValueType) -> Any:
         scalar = _SCALARS[kind]
@@ -283,7 +287,7 @@ class _Reader:
     def _text(self, what: str) -> str:
         text = self._string()
         if isinstance(text, bytes):
-            raise FormatError(f"{self._name}: a {what} is no UTF-8", "the file is damaged; get it again")
+            raise FormatError(f"{self._name}: a {what} is not UTF-8", "the file is damaged; download it again")
         return text
 
     def _string(self) -> str | bytes:
@@ -291,7 +295,7 @@ class _Reader:
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError:
-            # Tokens may be any bytes; they travel as they are.
+            # Tokens may be any bytes; keep them unchanged.
             return data
 
     def _integer(self, form: struct.Struct) -> int:
@@ -301,13 +305,13 @@ class _Reader:
         if count * least > self._file.size - self._cursor:
             raise FormatError(
                 f"{self._name}: the header claims {count} {what}, more than the file holds",
-                "the file is truncated or damaged; get it again",
+                "the file is truncated or damaged; download it again",
             )
 
     def _take(self, count: int) -> bytes:
         if count > self._file.size - self._cursor:
             raise FormatError(
-                f"{self._name}: the header runs past the end of the file", "the file is truncated; get it again"
+                f"{self._name}: the header runs past the end of the file", "the file is truncated; download it again"
             )
         low = self._cursor - self._start
         if low + count > len(self._buffer):

@@ -1,8 +1,8 @@
-"""Pickles that run nothing: read with inert stand-ins for a closed set of names, and written opcode by opcode.
+"""Pickles without code execution: read with inert stand-ins for a closed set of names, and written opcode by opcode.
 
-torch.save, torch.distributed.checkpoint and Megatron-LM store their records as pickles. A pickle is a program that may
-call whatever it names, so no name is ever imported here. One that records of these three use becomes a `Record`, which
-only remembers what it was made from; any other is refused. The opcodes are those of the Python documentation
+torch.save, torch.distributed.checkpoint and Megatron-LM store their records as pickles. A pickle is a program that can
+call anything it names, so names are never imported here. A name that these three use becomes a `Record`, which only
+stores its arguments; any other name is refused. The opcodes are those of the Python documentation
 (library/pickletools), protocol 2, as torch.save writes them.
 """
 
@@ -54,13 +54,13 @@ _ALLOWED: dict[str, frozenset[str]] = {
     "_codecs": frozenset({"encode"}),
     "io": frozenset({"BytesIO"}),
     "pathlib": _PATHS,
-    # What Python 3.13 calls it.
+    # The name in Python 3.13.
     "pathlib._local": _PATHS,
     "signal": frozenset({"Signals"}),
     "collections": frozenset({"OrderedDict", "defaultdict"}),
     "builtins": frozenset({"set", "frozenset", "dict", "list", "slice", "complex"}),
 }  # fmt: skip
-"""Every name that a pickle may use, besides those under `megatron.`: each becomes a Record, none is imported."""
+"""Every name that a pickle may use, apart from those under `megatron.`: each becomes a Record, none is imported."""
 
 
 class _Closed(type):
@@ -71,13 +71,13 @@ class _Closed(type):
 
 
 class Record(metaclass=_Closed):
-    """An object of a pickle: what made it, with which arguments, and the state it was given.
+    """An object of a pickle: what it was made from, with which arguments, and the state it was given.
 
     Attributes:
-        made_of: module and name, with a space between, as in the GLOBAL opcode.
+        made_of: module and name separated by a space, as in the GLOBAL opcode: `torch Size`.
         arguments: what the name was called with.
-        state: what BUILD gave it: most often a dict of attributes; None where there was none.
-        items: what was put into it by key, as into an OrderedDict.
+        state: what BUILD gave it, usually a dict of attributes; None if there was none.
+        items: what was stored in it by key, as in an OrderedDict.
     """
 
     made_of = ""
@@ -108,7 +108,7 @@ class Record(metaclass=_Closed):
 
 
 def make_record(made_of: str, *arguments: Any, state: Any = None) -> Record:
-    """A record to be written; see `Record`."""
+    """A `Record` to be written."""
     record = _stand_in(made_of)(*arguments)
     record.state = state
     return record
@@ -119,18 +119,18 @@ def _stand_in(made_of: str) -> type[Record]:
 
 
 def is_name(value: Any, made_of: str) -> bool:
-    """Whether a value of a pickle is an object of this name."""
+    """Whether a value of a pickle is an object of this class or function: `torch Size`."""
     return isinstance(value, Record) and value.made_of == made_of
 
 
 def global_name(value: Any) -> str:
-    """The name that a value is, where a pickle has the name itself (`torch bfloat16`) and no object; else empty."""
+    """The name, if a pickle holds a name itself (`torch bfloat16`) instead of an object; else empty."""
     return value.made_of if isinstance(value, type) and issubclass(value, Record) else ""
 
 
 class _Reader(pickle._Unpickler):
-    """The unpickler that is written in Python. The one in C is two or three times as fast, but it makes its memo as
-    large as a pickle of ten bytes demands (LONG_BINPUT), be it all of the memory."""
+    """The unpickler that is written in Python. The one in C is two or three times as fast, but a pickle of ten bytes
+    can make it allocate all memory for its memo (LONG_BINPUT)."""
 
     def __init__(self, data: bytes, persistent: Callable[[Any], Any] | None) -> None:
         super().__init__(io.BytesIO(data))
@@ -148,7 +148,7 @@ class _Reader(pickle._Unpickler):
 
     def persistent_load(self, key: Any) -> Any:
         if self._persistent is None:
-            raise pickle.UnpicklingError("it refers to tensors, but stands alone")
+            raise pickle.UnpicklingError("it refers to tensors, but has none")
         return self._persistent(key)
 
 
@@ -157,25 +157,25 @@ class _Refused(Exception):
 
 
 def read_pickle(data: bytes, source: str, persistent: Callable[[Any], Any] | None = None) -> Any:
-    """The value of a pickle: builtins as they are, everything else as Records.
+    """The value of a pickle: builtins as themselves, everything else as Records.
 
     Args:
-        data: the whole pickle.
+        data: the complete pickle.
         source: what it is, for messages.
         persistent: turns the persistent ids by which torch.save refers to storages into values.
 
     Raises:
-        FormatError: it names something outside the allow-list, or is no pickle.
+        FormatError: it names something outside the allow-list, or is not a valid pickle.
     """
     try:
         return _Reader(data, persistent).load()
     except _Refused as refused:
         raise FormatError(
-            f"{source}: it reaches for {refused}, which no checkpoint needs",
-            "do not use this checkpoint: unpickled by another program, it may run code",
+            f"{source}: the pickle uses {refused}, which no checkpoint needs",
+            "do not use this checkpoint: another program that unpickles it may run its code",
         ) from refused
     except Exception as error:  # a damaged pickle can raise almost anything
-        raise FormatError(f"{source}: no pickle that can be read ({error})", "get the file again") from error
+        raise FormatError(f"{source}: not a readable pickle ({error})", "download the file again") from error
 
 
 def write_pickle(value: Any) -> bytes:
@@ -214,7 +214,7 @@ def _emit(value: Any, out: list[bytes]) -> None:
             _emit(item, out)
         out.append(b"u")
     else:
-        raise TypeError(f"{type(value).__name__} has no place in these pickles")
+        raise TypeError(f"{type(value).__name__} cannot be written to these pickles")
 
 
 class Persistent:
@@ -225,7 +225,7 @@ class Persistent:
 
 
 def named(made_of: str) -> type[Record]:
-    """A name itself, to be written where a pickle has no object of it: `torch bfloat16`."""
+    """A name itself, to be written instead of an object: `torch bfloat16`."""
     return _stand_in(made_of)
 
 

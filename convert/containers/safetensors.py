@@ -1,8 +1,8 @@
-"""The header of a safetensors file, read without trusting it, and written.
+"""The header of a safetensors file: read without trusting it, and written.
 
 Format: 8 bytes of little-endian header length, that many bytes of JSON, then the data
-(https://github.com/huggingface/safetensors#format). The safetensors package hands out tensors, not the byte ranges that
-streaming needs.
+(https://github.com/huggingface/safetensors#format). The safetensors package returns tensors; streaming needs
+ranges of bytes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _LARGEST_HEADER = 100_000_000
 
 
 def read_tensors(path: Path, file_number: int) -> list[FileTensor]:
-    """Every tensor of a file, by name.
+    """Every tensor of a file, sorted by name.
 
     Args:
         path: the file.
-        file_number: its place among the checkpoint's files, kept in each tensor's position.
+        file_number: its number among the checkpoint's files, recorded in the position of each tensor.
 
     Raises:
-        SourceError: the file is missing or shorter than its header claims, or holds a type that cannot be carried.
-        FormatError: it breaks the format's rules.
+        SourceError: the file is missing or shorter than its header claims, or holds an unsupported type.
+        FormatError: it breaks the rules of the format.
     """
     if not path.is_file():
         raise SourceError(f"{path.name}: no such file in {path.parent}", "download the missing shard")
@@ -45,10 +45,10 @@ def read_tensors(path: Path, file_number: int) -> list[FileTensor]:
 
 
 def lay_out_shard(typed: Sequence[TypedTarget]) -> Plan:
-    """The plan of a safetensors file: tensors one after the other, in the order given.
+    """The plan of a safetensors file: tensors one after the other, in the given order.
 
     Args:
-        typed: tensors, each F32, F16 or BF16.
+        typed: each tensor with its type: F32, F16 or BF16.
     """
     tensors = place_tensors(typed)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -64,32 +64,34 @@ def lay_out_shard(typed: Sequence[TypedTarget]) -> Plan:
 
 
 def encode_header(header: Mapping[str, Any]) -> bytes:
-    """All that stands before the data, given an entry for each tensor."""
+    """Everything before the data, from an entry for each tensor."""
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    # The data begins at a multiple of eight bytes; spaces are what the safetensors package fills up with.
+    # The data starts at a multiple of eight bytes; like the safetensors package, we pad with spaces.
     text = text.ljust(-(-len(text) // 8) * 8)
     return len(text).to_bytes(8, "little") + text
 
 
 def _read_header(file: SourceFile) -> tuple[dict[str, Any], int]:
     if file.size < 8:
-        raise FormatError(f"{file.path.name}: {file.size} bytes is no safetensors file", "download the file again")
+        raise FormatError(
+            f"{file.path.name} has {file.size} bytes: too short for a safetensors file", "download the file again"
+        )
     prefix = bytearray(8)
     file.read_into(memoryview(prefix), 0)
     length = int.from_bytes(prefix, "little")
     if length > min(_LARGEST_HEADER, file.size - 8):
         raise FormatError(
-            f"{file.path.name}: the header claims {length} bytes, the file has {file.size}",
-            "the file is truncated or no safetensors file; download it again",
+            f"{file.path.name}: the header claims {length} bytes, but the file has {file.size}",
+            "the file is truncated or not a safetensors file; download it again",
         )
     text = bytearray(length)
     file.read_into(memoryview(text), 8)
     try:
         header = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{file.path.name}: the header is no JSON ({error})", "download the file again") from error
+        raise FormatError(f"{file.path.name}: the header is not JSON ({error})", "download the file again") from error
     if not isinstance(header, dict):
-        raise FormatError(f"{file.path.name}: the header is no JSON object", "download the file again")
+        raise FormatError(f"{file.path.name}: the header is not a JSON object", "download the file again")
     return header, 8 + length
 
 
@@ -98,17 +100,19 @@ def _read_entry(file: SourceFile, name: str, entry: Any, data_start: int, positi
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         whole = all(type(count) is int and count >= 0 for count in (*shape, begin, end))
     except (TypeError, KeyError, ValueError) as error:
-        raise FormatError(f"{file.path.name}: bad header entry for {name}", "download the file again") from error
+        raise FormatError(
+            f"{file.path.name}: the header entry of {name} is damaged", "download the file again"
+        ) from error
     if not whole or begin > end:
-        raise FormatError(f"{file.path.name}: negative size or offset for {name}", "download the file again")
+        raise FormatError(f"{file.path.name}: {name} has a negative size or offset", "download the file again")
     if data_start + end > file.size:
         raise SourceError(
-            f"{file.path.name} is truncated: {name} ends at byte {data_start + end}, the file has {file.size}",
+            f"{file.path.name} is truncated: {name} ends at byte {data_start + end}, but the file has {file.size}",
             "download the file again",
         )
     storage = FLOAT_DTYPES.get(dtype) if isinstance(dtype, str) else None
     if storage is None:
-        # Carried as opaque bytes: only a tensor that is used must have a type that can be read.
+        # Keep it as opaque bytes: only tensors that are used must have a supported type.
         return FileTensor(name, str(dtype), shape, file, data_start + begin, 0, position)
     if math.prod(shape) * storage.itemsize != end - begin:
         raise FormatError(

@@ -2,7 +2,7 @@
 
 Format: torch torch/distributed/checkpoint/metadata.py and filesystem.py. `.metadata` is a pickle that lists, for every
 tensor, its chunks (offsets and sizes within the whole), and for every chunk the file, offset and length of a torch.save
-zip. How the ranks of a training run cut a tensor is visible in its chunks alone.
+zip. Only the chunks show how the ranks of a training run split a tensor.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INDEX = ".metadata"
 
 _METADATA = "torch.distributed.checkpoint.metadata "
 DTYPES = {"torch float32": "F32", "torch float16": "F16", "torch bfloat16": "BF16"}
-"""Our name of each float type that torch names so."""
+"""torch's name of each float type, and ours."""
 
 
 @plain
@@ -42,12 +42,12 @@ class Blob:
 
     @cached_property
     def tensor(self) -> StoredArray:
-        """Where its values lie."""
+        """Where its values are stored."""
         zipped = TorchZip(self.file, self.offset, self.length, self.source)
         return zipped.array(zipped.value)
 
     def value(self) -> Any:
-        """What it holds, if it is no tensor."""
+        """What it holds, if it is not a tensor."""
         return TorchZip(self.file, self.offset, self.length, self.source).value
 
 
@@ -57,7 +57,7 @@ class Stored(Protocol):
     Attributes:
         file: the file.
         source: what they are, for messages.
-        tensor: where they lie, found when it is first asked for.
+        tensor: where they are stored, found on first use.
     """
 
     @property
@@ -81,7 +81,7 @@ class Chunk:
 @plain
 @dataclass(frozen=True)
 class ChunkedTensor:
-    """A tensor in chunks, as the index lists it; its dtype is that of FLOAT_DTYPES, or torch's name of another."""
+    """A tensor in chunks, as the index lists it; its dtype is in FLOAT_DTYPES, or torch's name of another type."""
 
     key: str
     dtype: str
@@ -92,10 +92,9 @@ class ChunkedTensor:
 @plain
 @dataclass(frozen=True)
 class TensorSlice:
-    """What is left of a chunked tensor when its leading axes are fixed: one layer of a stack, one expert of it.
+    """The part of a chunked tensor with its leading axes fixed: one layer of a stack, or one expert of it.
 
-    A `Tensor` (see `mconv.convert.tensors.nodes`); its rows may be gathered from chunks that were cut by rows and by
-    columns.
+    A `Tensor` (see `mconv.convert.tensors.nodes`); its rows may come from chunks split by rows and by columns.
     """
 
     name: str
@@ -110,15 +109,15 @@ class TensorSlice:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The axes that are left."""
+        """The remaining axes."""
         return self.whole.shape[len(self.leading) :]
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop).
 
         Raises:
-            SourceError: no chunk holds some of them, or the file is truncated.
-            FormatError: a chunk is not what the index says, or two have the same values.
+            SourceError: some of them are in no chunk, or the file is truncated.
+            FormatError: a chunk contradicts the index, or two chunks overlap.
         """
         rows = np.empty((stop - start, row_length(self.shape)), FLOAT_DTYPES[self.dtype])
         filled = 0
@@ -127,13 +126,13 @@ class TensorSlice:
         if filled != rows.size:
             raise SourceError(
                 f"tensor {self.name}: the chunks hold {filled} of {rows.size} values of its rows {start} to {stop}",
-                "the checkpoint is not whole; copy the files of every rank",
+                "the checkpoint is incomplete; copy the files of every rank",
             )
         return rows
 
     @cached_property
     def _chunks(self) -> list[tuple[Chunk, int]]:
-        """The chunks that have some of it, and the number of its matrix within each."""
+        """The chunks that hold parts of it, and the number of its matrix within each."""
         found = []
         for chunk in self.whole.chunks:
             stack = list(zip(self.leading, chunk.start, chunk.shape, strict=False))
@@ -147,7 +146,7 @@ class TensorSlice:
         return found
 
     def _copy(self, chunk: Chunk, matrix: int, start: int, stop: int, rows: np.ndarray) -> int:
-        """Copy what the chunk has of rows [start, stop); returns how many values that was."""
+        """Copy the part of rows [start, stop) that the chunk holds; returns the number of values copied."""
         depth = len(self.leading)
         first_row, *column = chunk.start[depth:] or (0,)
         height, *width = chunk.shape[depth:] or (1,)
@@ -160,7 +159,7 @@ class TensorSlice:
             raise FormatError(
                 f"{chunk.blob.source} holds {list(stored.shape)} of {stored.dtype}, "
                 f"but {INDEX} says {list(chunk.shape)} of {self.dtype}",
-                "the files belong to different checkpoints; copy it again",
+                "the files belong to different checkpoints; copy the checkpoint again",
             )
         wanted = rows[low - start : high - start, left : left + columns]
         if stored.pitch:
@@ -181,25 +180,25 @@ class TensorSlice:
 
 
 def _overlap(one: Chunk, other: Chunk) -> bool:
-    """Whether two chunks of one tensor have values in common, so that others are in none."""
+    """Whether two chunks of a tensor overlap, so that other values are missing."""
     sides = zip(one.start, one.shape, other.start, other.shape, strict=True)
     return all(first < start + length and start < first + size for first, size, start, length in sides)
 
 
 @dataclass(frozen=True)
 class DistributedCheckpoint:
-    """An index: tensors by key, and the objects that are none by key."""
+    """An index: the tensors, and the objects that are not tensors, by key."""
 
     tensors: dict[str, ChunkedTensor]
     objects: dict[str, Blob]
 
 
 def read_index(folder: Path) -> DistributedCheckpoint:
-    """Read `.metadata`, and hold every range in it against the files.
+    """Read `.metadata`, and compare every range in it with the files.
 
     Raises:
         SourceError: a file is missing, or shorter than the index claims.
-        FormatError: the index is damaged, or a pickle that reaches for something it should not.
+        FormatError: the index is damaged, or its pickle uses a name that is not allowed.
     """
     try:
         data = (folder / INDEX).read_bytes()
@@ -211,9 +210,7 @@ def read_index(folder: Path) -> DistributedCheckpoint:
     try:
         return _Index(folder, index).read()
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise FormatError(
-            f"{INDEX}: not laid out as torch writes it ({error!r})", "copy the checkpoint again"
-        ) from error
+        raise FormatError(f"{INDEX}: unexpected structure ({error!r})", "copy the checkpoint again") from error
 
 
 class _Index:
@@ -247,12 +244,12 @@ class _Index:
             if not inside:
                 raise FormatError(f"{INDEX}: a chunk of {key} is outside the tensor", "copy the checkpoint again")
             if start not in blobs:
-                raise SourceError(f"{INDEX}: a chunk of {key} is in no file", "copy the checkpoint again")
+                raise SourceError(f"{INDEX}: no file is listed for a chunk of {key}", "copy the checkpoint again")
             chunks.append(Chunk(start, lengths, blobs[start]))
         if sum(math.prod(chunk.shape) for chunk in chunks) != math.prod(shape):
             raise SourceError(
-                f"{INDEX}: the chunks of {key} do not make up the tensor",
-                "the checkpoint is not whole; copy the files of every rank",
+                f"{INDEX}: the chunks of {key} do not cover the tensor",
+                "the checkpoint is incomplete; copy the files of every rank",
             )
         return ChunkedTensor(key, DTYPES.get(name, name), shape, tuple(chunks))
 
@@ -266,10 +263,10 @@ class _Index:
             self._files[path] = open_file(self._folder / path)
         file = self._files[path]
         if type(offset) is not int or type(length) is not int:
-            raise ValueError("a place in a file is no number")
+            raise ValueError("an offset or length is not a number")
         if offset < 0 or offset + length > file.size:
             raise SourceError(
-                f"{path}: {key} ends at byte {offset + length}, the file has {file.size}",
+                f"{path}: {key} ends at byte {offset + length}, but the file has {file.size}",
                 "the file is truncated; copy the checkpoint again",
             )
         return Blob(file, offset, length, f"{path}, {key}")
@@ -281,11 +278,11 @@ def _size(size: Any) -> tuple[int, ...]:
         raise ValueError("a size is missing")
     lengths = tuple(size.arguments[0])
     if any(type(length) is not int or length < 0 for length in lengths):
-        raise ValueError("a size is no list of lengths")
+        raise ValueError("a size is not a list of lengths")
     return lengths
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("a name is no text")
+        raise ValueError("a name is not a string")
     return value

@@ -11,7 +11,7 @@ _CHECKPOINT = "torch.distributed.checkpoint."
 
 
 class IndexWriter:
-    """Gathers what `.metadata` says of one file of chunks and objects.
+    """Collects the entries of `.metadata` for one file of chunks and objects.
 
     Args:
         file: its name.
@@ -20,11 +20,11 @@ class IndexWriter:
     def __init__(self, file: str) -> None:
         self._file = file
         self._listed: dict[str, Record] = {}
-        # The keys are objects without a value of their own, which a dict keeps apart.
+        # The keys are distinct objects, which a dict keeps apart by identity.
         self._stored: dict[Record, Record] = {}
 
     def add_tensor(self, key: str, dtype: str, shape: tuple[int, ...]) -> None:
-        """List a tensor; its chunks follow.
+        """List a tensor, before its chunks.
 
         Args:
             dtype: F32, F16 or BF16.
@@ -37,13 +37,13 @@ class IndexWriter:
         )
 
     def add_chunk(self, key: str, offsets: tuple[int, ...], shape: tuple[int, ...], begin: int, end: int) -> None:
-        """List a chunk of a tensor: where it starts in the whole, its lengths, and the bytes of the file it takes."""
+        """List a chunk: where it starts in the tensor, its lengths, and the range of bytes in the file."""
         chunk = _record("metadata ChunkStorageMetadata", offsets=_size(offsets), sizes=_size(shape))
         self._listed[key].attribute("chunks").append(chunk)
         self._store(key, _size(offsets), begin, end)
 
     def add_object(self, key: str, begin: int, end: int) -> None:
-        """List an object, and the bytes of the file it takes."""
+        """List an object, and its range of bytes in the file."""
         self._listed[key] = make_record(_CHECKPOINT + "metadata BytesStorageMetadata", state={})
         self._store(key, None, begin, end)
 

@@ -1,8 +1,9 @@
-"""What torch.save writes: a zip of stored entries, a pickle that describes the value and the raw bytes of each storage.
+"""What torch.save writes: a zip of uncompressed entries, with a pickle that describes the value and the raw bytes of
+each storage.
 
 Format: torch caffe2/serialize/inline_container.cc: `NAME/data.pkl`, `NAME/data/KEY` for each storage,
 `NAME/byteorder`, `NAME/version`. torch.distributed.checkpoint appends many such zips to one file. Neither reading nor
-writing needs torch.
+writing it needs torch.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from mconv.convert.tensors.nodes import FLOAT_DTYPES
 from mconv.convert.tensors.plain import plain
 
 STORAGES = {"F32": "torch FloatStorage", "F16": "torch HalfStorage", "BF16": "torch BFloat16Storage"}
-"""Names of the storages whose tensors can be carried, by dtype."""
+"""The storage of each supported type."""
 
 # A description of one tensor takes some two hundred bytes, Megatron-LM's arguments some tens of thousands.
 _LARGEST_PICKLE = 64 << 20
@@ -39,7 +40,7 @@ _LOCAL_HEADER_BYTES = 30
 
 
 class _Window(io.RawIOBase):
-    """A range of a file as a file of its own."""
+    """A range of a file, read like a file."""
 
     def __init__(self, file: SourceFile, start: int, length: int) -> None:
         self._file, self._start, self._length, self._place = file, start, length, 0
@@ -77,7 +78,8 @@ class StoredArray:
         dtype: F32, F16 or BF16.
         shape: lengths of its axes.
         offset: the byte of the file where its values start.
-        pitch: 0 where they lie row after row; of a matrix that lies column after column, values from one to the next.
+        pitch: 0 if they are stored row by row; for a matrix stored column by column, the distance between columns in
+            values.
     """
 
     dtype: str
@@ -86,25 +88,25 @@ class StoredArray:
     pitch: int = 0
 
     def rows(self, start: int, count: int) -> StoredArray:
-        """A run of its rows."""
+        """A range of its rows."""
         step = 1 if self.pitch else math.prod(self.shape[1:])
         offset = self.offset + start * step * FLOAT_DTYPES[self.dtype].itemsize
         return replace(self, shape=(count, *self.shape[1:]), offset=offset)
 
 
 class TorchZip:
-    """A torch.save zip within a file: what it holds, and where the values of the tensors in it lie.
+    """A torch.save zip within a file: what it holds, and where the values of its tensors are stored.
 
     Args:
         file: the file.
-        start, length: the range of it that is the zip.
+        start, length: the range of the zip in the file.
         source: what it is, for messages.
 
     Attributes:
-        value: builtins, and Records (see `read_pickle`); a tensor is a Record too.
+        value: builtins and Records (see `read_pickle`); a tensor is a Record too.
 
     Raises:
-        SourceError, FormatError: the range is outside the file, no such zip, or its pickle is refused.
+        SourceError, FormatError: the range is outside the file, is not such a zip, or its pickle is refused.
     """
 
     def __init__(self, file: SourceFile, start: int, length: int, source: str) -> None:
@@ -115,13 +117,13 @@ class TorchZip:
             self.value = self._description(archive)
 
     def array(self, tensor: Any) -> StoredArray:
-        """Where the values of a tensor lie.
+        """Where the values of a tensor are stored.
 
         Args:
             tensor: a part of the value.
 
         Raises:
-            FormatError: it is no contiguous tensor of a float type.
+            FormatError: it is not a contiguous tensor of a float type.
         """
         while is_name(tensor, "torch._utils _rebuild_parameter") and tensor.arguments:
             tensor = tensor.arguments[0]
@@ -132,41 +134,45 @@ class TorchZip:
             entry = self._entries[f"data/{key}"]
         except (AttributeError, TypeError, ValueError, KeyError, StopIteration) as error:
             raise FormatError(
-                f"{self._source}: no tensor of a type that can be carried", f"supported: {', '.join(STORAGES)}"
+                f"{self._source}: not a tensor of a supported type", f"supported are {', '.join(STORAGES)}"
             ) from error
         itemsize = FLOAT_DTYPES[dtype].itemsize
         if not is_name(tensor, "torch._utils _rebuild_tensor_v2") or not _is_contiguous(first, shape, strides):
-            raise FormatError(f"{self._source}: its values do not lie row after row", "save the checkpoint again")
+            raise FormatError(f"{self._source}: its values are not stored row by row", "save the checkpoint again")
         inside = first * itemsize
         stored = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
         if not stored or inside + math.prod(shape) * itemsize > entry.file_size:
-            raise FormatError(f"{self._source}: its values are compressed or cut off", "get the checkpoint again")
+            raise FormatError(f"{self._source}: its values are compressed or truncated", "copy the checkpoint again")
         header = self._start + entry.header_offset
         values = header + _header_bytes(self._file, header)
         if values + entry.file_size > self._start + self._length:
-            raise FormatError(f"{self._source}: its values are cut off", "get the checkpoint again")
+            raise FormatError(f"{self._source}: its values are truncated", "copy the checkpoint again")
         return StoredArray(dtype, shape, values + inside)
 
     def _description(self, archive: zipfile.ZipFile) -> Any:
         if "byteorder" in self._entries and self._content(archive, "byteorder") != b"little":
-            raise FormatError(f"{self._source}: its values are big-endian", "save the checkpoint again")
+            raise FormatError(
+                f"{self._source}: its values are big-endian", "save the checkpoint again on a little-endian machine"
+            )
         return read_pickle(self._content(archive, "data.pkl"), self._source, persistent=lambda key: key)
 
     def _content(self, archive: zipfile.ZipFile, name: str) -> bytes:
         entry = self._entries.get(name)
-        # torch compresses nothing, so that no entry is larger than the file.
+        # torch does not compress, so no entry is larger than the file.
         if entry is None or entry.compress_type != zipfile.ZIP_STORED or entry.file_size > _LARGEST_PICKLE:
-            raise FormatError(f"{self._source}: no {name} that can be read in it", "get the checkpoint again")
+            raise FormatError(
+                f"{self._source}: its entry {name} is missing or cannot be read", "copy the checkpoint again"
+            )
         try:
             return archive.read(entry)
         except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError) as error:
             raise FormatError(
-                f"{self._source}: not what torch.save writes ({error})", "get the checkpoint again"
+                f"{self._source}: not a file of torch.save ({error})", "copy the checkpoint again"
             ) from error
 
 
 def _is_contiguous(first: Any, shape: tuple[Any, ...], strides: tuple[Any, ...]) -> bool:
-    """Whether these are numbers at all, and say that the values lie row after row."""
+    """Whether these are valid numbers, and mean that the values are stored row by row."""
     if len(strides) != len(shape) or any(type(number) is not int or number < 0 for number in (first, *shape, *strides)):
         return False
     steps = (math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
@@ -176,14 +182,15 @@ def _is_contiguous(first: Any, shape: tuple[Any, ...], strides: tuple[Any, ...])
 def _open_zip(file: SourceFile, start: int, length: int, source: str) -> zipfile.ZipFile:
     if start < 0 or length < 0 or start + length > file.size:
         raise SourceError(
-            f"{source} ends at byte {start + length} of {file.path.name}, which has {file.size}",
+            f"{source} ends at byte {start + length} of {file.path.name}, which has only {file.size}",
             "the file is truncated; copy the checkpoint again",
         )
     try:
         return zipfile.ZipFile(io.BufferedReader(_Window(file, start, length)))
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise FormatError(
-            f"{source}: not what torch.save writes ({error})", "get the checkpoint again; older forms cannot be read"
+            f"{source}: not a file of torch.save ({error})",
+            "copy the checkpoint again; formats before torch 1.6 are not supported",
         ) from error
 
 
@@ -201,7 +208,7 @@ class TensorZip:
 
     Attributes:
         dtype: F32, F16 or BF16.
-        shape: lengths of the axes; the values lie row after row.
+        shape: lengths of the axes; the values are stored row by row.
     """
 
     dtype: str
@@ -218,7 +225,7 @@ class TensorZip:
         return len(self.seal(0)[1])
 
     def seal(self, checksum: int) -> tuple[bytes, bytes]:
-        """The bytes before and after values of this CRC-32."""
+        """The bytes before and after values with this CRC-32."""
         count = math.prod(self.shape)
         steps = tuple(math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
         storage = Persistent(("storage", named(STORAGES[self.dtype]), "0", "cpu", count))
@@ -228,15 +235,16 @@ class TensorZip:
 
 
 def encode_torch_object(value: Any) -> bytes:
-    """What torch.save writes of builtins and Records."""
+    """What torch.save writes for builtins and Records."""
     return b"".join(_zip_around(value, None))
 
 
 def _zip_around(value: Any, data: tuple[int, int] | None) -> tuple[bytes, bytes]:
-    """A zip of stored entries: its bytes before and after the one entry whose content, of (size, CRC-32), is elsewhere.
+    """A zip of uncompressed entries: its bytes before and after the content of one entry, of which `data` gives size
+    and CRC-32.
 
     Format: PKWARE's APPNOTE.TXT, 4.3.7 (local header), 4.3.12 (central directory) and 4.3.16 (its end). Sizes fit into
-    32 bits: a chunk is some megabytes. zipfile writes an entry in one go, where chunks are written in pieces.
+    32 bits: a chunk is some megabytes. zipfile writes an entry at once, but chunks are written in pieces.
     """
     entries: list[tuple[str, bytes]] = [("data.pkl", write_pickle(value)), ("byteorder", b"little")]
     if data is not None:
@@ -248,7 +256,7 @@ def _zip_around(value: Any, data: tuple[int, int] | None) -> tuple[bytes, bytes]
         path = f"archive/{name}".encode()
         elsewhere = data is not None and name == "data/0"
         size, checksum = data if data and elsewhere else (len(content), zlib.crc32(content))
-        # Version 2.0, no flags, stored, at the first moment that the format has.
+        # Version 2.0, no flags, uncompressed, the earliest date that the format can express.
         common = struct.pack("<HHHHHLLLHH", 20, 0, 0, 0, 0x21, checksum, size, size, len(path), 0)
         halves[half] += b"PK\3\4" + common + path + content
         directory += b"PK\1\2" + struct.pack("<H", 20) + common + struct.pack("<HHHLL", 0, 0, 0, 0, offset) + path
@@ -263,7 +271,7 @@ def open_file(path: Path) -> SourceFile:
     """A file of the checkpoint, opened.
 
     Raises:
-        SourceError: there is none.
+        SourceError: the file does not exist.
     """
     if not path.is_file():
         raise SourceError(f"{path.name}: no such file in {path.parent}", "copy the whole checkpoint")

@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 def resolve_source(path: Path) -> Path:
-    """The path itself, or the folder of the Hub's cache that holds what it names.
+    """The path itself, or the folder in the Hub's cache with the model that it names.
 
-    What exists on disk is never looked up. A name that ends in .gguf or .kld is a file that is not there.
+    A path that exists is never looked up on the Hub. A name that ends in .gguf or .kld is taken for a missing file.
 
     Raises:
-        PublishError: the Hub refused or could not be reached.
-        SourceError: the Hub is switched off and its cache lacks the model, or the repository holds no weights to read.
-        DiskError: no room for the download.
+        PublishError: the Hub refused the request or could not be reached.
+        SourceError: HF_HUB_OFFLINE is set and the cache lacks the model, or the repository has no weights we can read.
+        DiskError: not enough room for the download.
     """
     from mconv.convert.hub.sources import download, parse_source
 

@@ -1,4 +1,4 @@
-"""huggingface_hub, set up for a command line: silent where nobody watches, and never waiting for ever."""
+"""huggingface_hub, set up for a command line: silent without a terminal, and never waiting forever."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def hub_client(patience: Patience) -> Iterator[None]:
-    """While it lasts, progress bars need a terminal, log lines need an error, and warnings are notes.
+    """Within this block, progress bars need a terminal, only errors are logged, and warnings become notes.
 
     Args:
-        patience: for how long a connection may be silent.
+        patience: how long a connection may be silent.
     """
     from huggingface_hub.utils import disable_progress_bars, logging
 
@@ -35,7 +35,7 @@ def hub_client(patience: Patience) -> Iterator[None]:
         if not sys.stderr.isatty() and "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
             stack.enter_context(disable_progress_bars())
         if verbosity == logging.WARNING:
-            # What it warns of are its retries, with addresses that carry signatures.
+            # Its warnings are about retries, and contain signed addresses.
             logging.set_verbosity_error()
             stack.callback(logging.set_verbosity, verbosity)
         try:
@@ -47,7 +47,7 @@ def hub_client(patience: Patience) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Bound:
-    """Called with each request. Most methods of huggingface_hub ask for no time limit, and take none as argument."""
+    """Called with each request. Most methods of huggingface_hub set no time limit, and accept none as an argument."""
 
     seconds: float
 

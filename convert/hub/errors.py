@@ -1,4 +1,4 @@
-"""What huggingface_hub raises, as errors of ours: one line of what, one of what to do, and no token in either."""
+"""Turn exceptions of huggingface_hub into our errors: what went wrong and what to do, with no token in either."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from contextlib import contextmanager
 from mconv.convert.cli.console import disk_error
 from mconv.convert.errors import MconvError, PublishError, SourceError
 
-# Access tokens of users and organizations, which begin in small letters (HF_HUB_OFFLINE is none), and what follows the
-# word that carries one.
+# Access tokens of users and organizations, which begin in lower case (HF_HUB_OFFLINE is not one), and whatever follows
+# the word "Bearer".
 _SECRETS = re.compile(r"\b(?:hf|api_org)_\w{8,}|(?<=[Bb]earer )\S+")
-# Addresses of the storage behind the Hub carry a signature that lets anyone in for a while.
+# Addresses of the storage behind the Hub contain a signature that gives anyone access for a while.
 _QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
 
 
 def scrub(text: str) -> str:
-    """A text without tokens and without signatures."""
+    """The text with tokens and signatures removed: `Bearer hf_abc...` becomes `Bearer ***`."""
     from huggingface_hub import get_token
 
     try:
         token = get_token()
     except Exception:
-        # Where getting a token fails, there is none to hide.
+        # If the token cannot be read, there is none to hide.
         token = None
     if token:
         text = text.replace(token, "***")
@@ -32,7 +32,7 @@ def scrub(text: str) -> str:
 
 
 def innermost(error: BaseException) -> BaseException:
-    """The answer of the Hub, or what kept it from answering, inside an error that only wraps it."""
+    """The Hub's answer, or the reason why there is none, inside an error that wraps it."""
     import httpx2
     from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -49,25 +49,25 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def reason(error: BaseException) -> str:
-    """In a few words, why something failed."""
+    """Why something failed, in a few words: `the Hub answered 403 (Forbidden)`."""
     from huggingface_hub.errors import HfHubHTTPError
 
     cause = innermost(error)
     if isinstance(cause, HfHubHTTPError):
-        said = scrub(cause.server_message or "")
-        return f"the Hub answered {cause.response.status_code}" + (f" ({said[:200]})" if said else "")
+        message = scrub(cause.server_message or "")
+        return f"the Hub answered {cause.response.status_code}" + (f" ({message[:200]})" if message else "")
     if isinstance(cause, json.JSONDecodeError):
-        return "an answer that is not the Hub's: no JSON"
+        return "the answer is not JSON, so it does not come from the Hub"
     text = scrub(str(cause)).strip()
     return f"{type(cause).__name__}: {text[:200]}" if text else type(cause).__name__
 
 
 @contextmanager
 def refused(what: str, hint: str, *statuses: int) -> Iterator[None]:
-    """Where an answer of one of these statuses means something of its own.
+    """Give answers with one of these statuses a message of their own.
 
     Raises:
-        PublishError: says what it means, and why the Hub gave it.
+        PublishError: `what`, and the reason that the Hub gave.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -80,7 +80,7 @@ def refused(what: str, hint: str, *statuses: int) -> Iterator[None]:
 
 
 def explain(error: Exception, repo: str, revision: str | None = None) -> MconvError:
-    """The error of ours for whatever huggingface_hub raised while it dealt with a repository."""
+    """Our error for an exception that huggingface_hub raised while working with a repository."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
@@ -91,19 +91,19 @@ def explain(error: Exception, repo: str, revision: str | None = None) -> MconvEr
         return _explain_answer(cause, repo, revision)
     if isinstance(cause, OfflineModeIsEnabled):
         return SourceError(
-            f"{_at(repo, revision)} is not, or not wholly, in the cache, and HF_HUB_OFFLINE keeps the Hub out of reach",
-            "unset HF_HUB_OFFLINE, or fetch it where there is a network and copy the cache",
+            f"{_at(repo, revision)} is not completely in the cache, and HF_HUB_OFFLINE is set",
+            "unset HF_HUB_OFFLINE, or download it on a machine with a network and copy the cache",
         )
     if isinstance(cause, LocalTokenNotFoundError):
         return PublishError("not signed in to the Hub", "run 'hf auth login', or set HF_TOKEN")
     if isinstance(cause, (httpx2.TransportError, ConnectionError, TimeoutError, json.JSONDecodeError)):
         return PublishError(
             f"{repo}: the Hub cannot be reached ({reason(cause)})",
-            "check the network, the proxy and HF_ENDPOINT, and run the same command again: it goes on",
+            "check the network, the proxy and HF_ENDPOINT, then run the same command again; it continues",
         )
     if isinstance(cause, OSError) and cause.errno is not None:
         return disk_error(cause)
-    return PublishError(f"{repo}: {reason(error)}", "run the same command again: it goes on where it stopped")
+    return PublishError(f"{repo}: {reason(error)}", "run the same command again; it continues where it stopped")
 
 
 def _explain_answer(error: Exception, repo: str, revision: str | None) -> PublishError:
@@ -122,30 +122,31 @@ def _explain_answer(error: Exception, repo: str, revision: str | None) -> Publis
         )
     if isinstance(error, RepositoryNotFoundError):
         return PublishError(
-            f"{repo}: no repository of this name on the Hub, or none that you may see",
+            f"{repo}: the Hub has no repository of this name, or you have no access to it",
             "check the name, or the path; for a private repository run 'hf auth login', or set HF_TOKEN",
         )
     if isinstance(error, RevisionNotFoundError):
         return PublishError(
-            f"{repo}: no revision {revision or 'main'}",
-            f"give a branch, a tag or a whole commit id; see {page}/commits",
+            f"{repo} has no revision {revision or 'main'}",
+            f"give a branch, a tag or a full commit id; see {page}/commits",
         )
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     if status == 412:
         return PublishError(
-            f"{repo}: the branch moved while it was committed to",
-            f"look at {page}/commits/main, and run the same command again",
+            f"{repo}: somebody else committed to the branch at the same time",
+            f"look at {page}/commits/main, then run the same command again",
         )
     if isinstance(error, HfHubHTTPError) and error.response.request.url.path.endswith("/validate-yaml"):
         return PublishError(
-            f"README.md: the Hub cannot read its metadata: {reason(error)}", "correct the lines between the two ---"
+            f"README.md: the Hub cannot read its metadata: {reason(error)}",
+            "correct the lines between the two --- lines",
         )
     hints = {
-        401: "the token is not valid (any more): run 'hf auth login', or set HF_TOKEN",
-        403: f"use a token that may do this to {repo}; see {constants.ENDPOINT}/settings/tokens",
-        429: "too many requests: wait a while and run the same command again, it goes on where it stopped",
+        401: "the token is invalid or has expired: run 'hf auth login', or set HF_TOKEN",
+        403: f"use a token with the necessary permissions for {repo}; see {constants.ENDPOINT}/settings/tokens",
+        429: "too many requests: wait a while, then run the same command again; it continues where it stopped",
     }
-    default = "run the same command again later: it goes on where it stopped" if status >= 500 else f"see {page}"
+    default = "run the same command again later; it continues where it stopped" if status >= 500 else f"see {page}"
     return PublishError(f"{repo}: {reason(error)}", hints.get(status, default))
 
 

@@ -1,4 +1,4 @@
-"""Trying again what may go well the next time, with growing waits, and not for ever."""
+"""Retry what may succeed the next time, with growing waits, up to a limit."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Patience:
-    """How often and how long something is tried.
+    """How often and for how long something is tried.
 
-    huggingface_hub tries most requests several times by itself; this comes on top.
+    huggingface_hub itself retries most requests several times; these retries come on top.
 
     Attributes:
-        attempts: how often in all.
-        first_wait: seconds before the second; each wait is up to twice as long as the one before.
-        longest_wait: seconds that no wait exceeds, unless the Hub asks for more.
-        longest_total: seconds spent waiting after which nothing is tried again.
-        silence: seconds without a byte from the far side, or without its taking one, after which a connection is lost.
-            A commit of large files is known to take the Hub a minute.
+        attempts: number of attempts in all.
+        first_wait: seconds before the second attempt; each wait is up to twice as long as the one before.
+        longest_wait: the longest wait in seconds, unless the Hub asks for more.
+        longest_total: seconds of waiting in all, after which it gives up.
+        silence: seconds without a byte received or sent, after which a connection counts as lost. The Hub may take a
+            minute to commit large files.
     """
 
     attempts: int = 8
@@ -40,14 +40,14 @@ class Patience:
 
 
 def persist(action: Callable[[], T], patience: Patience, what: str) -> T:
-    """The result of an action that is tried again while it fails for a passing reason.
+    """Run an action, and retry it while it fails for a temporary reason.
 
     Args:
-        action: has to leave the same behind when it is done a second time after a failure of whatever kind.
-        what: named in the note of each wait.
+        action: must be safe to repeat after any failure.
+        what: what is being done, for the note before each wait.
 
     Raises:
-        Exception: the last failure, or the first that waiting does not help against.
+        Exception: the last failure, or the first one that a retry cannot fix.
     """
     waited = 0.0
     for attempt in range(1, patience.attempts + 1):
@@ -55,26 +55,26 @@ def persist(action: Callable[[], T], patience: Patience, what: str) -> T:
             return action()
         except Exception as error:
             backoff = min(patience.longest_wait, patience.first_wait * 2 ** (attempt - 1))
-            # Spread, so that the many who failed together do not come back together.
+            # Randomized, so that clients that failed together do not all come back together.
             wait = max(_asked_wait(error), backoff * random.uniform(0.5, 1))
             if not is_passing(error) or attempt == patience.attempts or waited + wait > patience.longest_total:
                 raise
             note(f"note: {what}: {reason(error)}; trying again in {wait:.1f} s")
             time.sleep(wait)
             waited += wait
-    raise ValueError("patience of no attempt")
+    raise ValueError("Patience.attempts must be at least 1")
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same may go well later: too many requests, a failure over there, a connection lost, a page of some
-    gateway in place of an answer, an address of the storage that is not good any more."""
+    """Whether a retry may succeed: too many requests, a server error, a lost connection, a gateway's page instead of an
+    answer, an expired address of the storage."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     cause = innermost(error)
     if isinstance(cause, HfHubHTTPError):
         status = cause.response.status_code
-        # Only the storage is put to, by signed addresses that last for a while: trying again asks for new ones.
+        # Only the storage gets PUT requests, at signed addresses that expire: a retry asks for new ones.
         expired = cause.response.request.method == "PUT" and status in (400, 403)
         return expired or status in (408, 429) or status >= 500
     if isinstance(cause, OfflineModeIsEnabled):
@@ -83,7 +83,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def _asked_wait(error: BaseException) -> float:
-    """Seconds that the Hub asks to wait, by Retry-After or by its rate-limit headers."""
+    """Seconds that the Hub asks us to wait, in Retry-After or in its rate-limit headers."""
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import parse_ratelimit_headers
 

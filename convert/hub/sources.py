@@ -1,4 +1,4 @@
-"""Downloads of checkpoints: only the files that are read, at one commit, into the Hub's own cache."""
+"""Download checkpoints: only the files that are read, all from one commit, into the Hub's own cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mconv.convert.reporting import format_bytes
 # utils/_validators.py). What follows @ is a branch, a tag, a pull request or a commit.
 _NAME = r"(?![^@/]*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _SOURCE = re.compile(rf"(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[A-Za-z0-9_][A-Za-z0-9._/-]*))?")
-# Who names a model on the command line waits in front of it.
+# The user is waiting at the command line.
 _PATIENCE = Patience(attempts=3)
 
 
@@ -38,7 +38,7 @@ class HubSource:
 
 
 def parse_source(text: str) -> HubSource | None:
-    """What `ORGANIZATION/NAME[@REVISION]` says; None for a text of another form."""
+    """Parse `ORGANIZATION/NAME[@REVISION]`; None for a text of another form."""
     match = _SOURCE.fullmatch(text)
     if not match or text.endswith((".gguf", ".kld", ".git")):
         return None
@@ -51,10 +51,10 @@ def _wanted() -> tuple[str, ...]:
 
 
 def download(source: HubSource) -> Path:
-    """Fetch what is missing in the cache.
+    """Fetch the files that are missing in the cache.
 
     Returns:
-        the snapshot's folder, which is named by its commit.
+        the snapshot's folder, whose name is the commit.
 
     Raises:
         PublishError, SourceError, DiskError: see `resolve_source`.
@@ -65,10 +65,10 @@ def download(source: HubSource) -> Path:
 
 
 def download_card(source: HubSource) -> Path:
-    """Fetch the card alone.
+    """Fetch the card only.
 
     Returns:
-        the snapshot's folder, which is named by its commit; the card may be missing there.
+        the snapshot's folder, whose name is the commit; the card may be missing there.
 
     Raises:
         PublishError, SourceError: see `mconv.convert.hub.errors.explain`.
@@ -80,7 +80,7 @@ def _fetch(source: HubSource, wanted: Sequence[str], *, check: bool) -> Path:
     from huggingface_hub import is_offline_mode, resolve_revision, snapshot_download
 
     def action() -> Path:
-        # One commit for the listing, the check and the download, whatever is pushed meanwhile.
+        # Use one commit for the listing, the check and the download, even if somebody pushes in between.
         commit = resolve_revision(source.repo, revision=source.revision).resolved
         if check and not is_offline_mode():
             _check_files(source, commit)
@@ -94,25 +94,25 @@ def _fetch(source: HubSource, wanted: Sequence[str], *, check: bool) -> Path:
 
 
 def _check_files(source: HubSource, commit: str) -> None:
-    """Before anything is fetched: is there anything to read, and has the disk room for it."""
+    """Check that the repository has weights we can read, and that the disk has room for them."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import DryRunError
 
     try:
         files = snapshot_download(source.repo, revision=commit, allow_patterns=list(_wanted()), dry_run=True)
     except DryRunError:
-        # The listing cannot be had; the download itself says why, or takes it from the cache.
+        # There is no listing; the download itself will say why, or use the cache.
         return
     if not any(file.filename.endswith(".safetensors") for file in files):
         raise SourceError(
             f"{source.repo} has no model*.safetensors",
-            "give a repository of safetensors weights; .bin files can run code, and GGUF files are given by path",
+            "choose a repository with safetensors weights; .bin files can run code, GGUF files are given by path",
         )
     needed = sum(file.file_size or 0 for file in files if file.will_download)
     cache = Path(constants.HF_HUB_CACHE).absolute()
     free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.is_dir())).free
     if needed > free:
         raise DiskError(
-            f"no room in {cache}: {format_bytes(needed)} needed, {format_bytes(free)} free",
-            "free some space, or let HF_HOME name a folder on another disk",
+            f"not enough room in {cache}: {format_bytes(needed)} needed, {format_bytes(free)} free",
+            "free some space, or set HF_HOME to a folder on another disk",
         )

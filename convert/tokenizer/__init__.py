@@ -1,8 +1,8 @@
-"""The vocabulary of a checkpoint as a value, read from whichever tokenizer files it has.
+"""The vocabulary of a checkpoint as a value, read from the tokenizer files that it has.
 
 The order of preference is that of llama.cpp (conversion/llama.py, `set_vocab`), so that both pick the same file:
-`tekken.json` when there is no `tokenizer.json` (as Magistral ships it), `tokenizer.model` (SentencePiece),
-`tokenizer.json`. A versioned SentencePiece file (`tokenizer.model.v3`) is read when there is nothing else; llama.cpp's
+`tekken.json` if there is no `tokenizer.json` (as in Magistral), then `tokenizer.model` (SentencePiece), then
+`tokenizer.json`. A versioned SentencePiece file (`tokenizer.model.v3`) is read if there is nothing else; llama.cpp's
 converter does not know it.
 """
 
@@ -18,17 +18,17 @@ __all__ = ["TokenType", "Vocabulary", "read_vocabulary", "versioned_sentencepiec
 
 
 def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
-    """Read the vocabulary of the checkpoint in `folder`; no file outside it is looked at.
+    """Read the vocabulary of the checkpoint in `folder`. No file outside the folder is read.
 
     Args:
         folder: the checkpoint.
-        vocab_size: rows of the embedding matrix. A smaller vocabulary is filled up with unused tokens.
+        vocab_size: rows of the embedding matrix. A smaller vocabulary is padded with unused tokens.
 
     Raises:
         SourceError: no tokenizer file, or one of a kind that GGUF files of this model family cannot hold.
         FormatError: a damaged file, an id outside the embedding matrix, or a token that appears twice.
     """
-    # Each reader is imported when it is needed: mistral-common alone takes a second.
+    # Import each reader only if it is needed: mistral-common alone takes a second.
     if (folder / "tekken.json").is_file() and not (folder / "tokenizer.json").is_file():
         from mconv.convert.tokenizer.tekken import read_tekken
 
@@ -46,12 +46,12 @@ def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
 
         return read_sentencepiece(versioned, vocab_size)
     raise SourceError(
-        f"{folder.name}: no tokenizer file",
+        f"{folder.name} has no tokenizer file",
         "put tokenizer.json, tokenizer.model or tekken.json beside the weights",
     )
 
 
 def versioned_sentencepiece(folder: Path) -> Path | None:
-    """The newest of `NAME.model.vN`, the names under which Mistral publishes its SentencePiece files."""
+    """The newest `NAME.model.vN`, as Mistral names its SentencePiece files; None if there is none."""
     found = [(int(match[1]), path) for path in folder.iterdir() if (match := re.search(r"\.model\.v(\d+)$", path.name))]
     return max(found)[1] if found else None

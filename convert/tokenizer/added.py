@@ -15,10 +15,10 @@ _CONFIG = "tokenizer_config.json"
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token on top of the model's own.
+    """A token in addition to the model's own.
 
     Attributes:
-        text: as it stands in a text, so with spaces and not with SentencePiece's mark for them.
+        text: as it appears in a text, with spaces instead of SentencePiece's mark for them.
     """
 
     id: int
@@ -34,7 +34,7 @@ def added_token(source: str, token_id: object, entry: object, vocab_size: int) -
     """
     text = entry.get("content") if isinstance(entry, dict) else None
     if not isinstance(entry, dict) or not isinstance(text, str) or not text:
-        raise FormatError(f"{source}: added token {token_id!r} has no text", "give it a 'content', or remove it")
+        raise FormatError(f"{source}: added token {token_id!r} has no text", "add its 'content', or remove the token")
     checked = check_token_id(source, text, token_id, vocab_size)
     if entry.get("special") or looks_special(text):
         return AddedToken(checked, text, TokenType.CONTROL)
@@ -42,7 +42,7 @@ def added_token(source: str, token_id: object, entry: object, vocab_size: int) -
 
 
 def read_added_tokens(folder: Path, vocab_size: int) -> list[AddedToken]:
-    """The `added_tokens_decoder` of tokenizer_config.json, in its order; empty where there is none.
+    """The `added_tokens_decoder` of tokenizer_config.json, in its order; empty if there is none.
 
     Raises:
         FormatError: an entry without a text, or with an id outside the embedding matrix.
@@ -55,7 +55,7 @@ def read_added_tokens(folder: Path, vocab_size: int) -> list[AddedToken]:
 
 
 def named_special_tokens(config: dict[str, Any]) -> list[str]:
-    """The texts that tokenizer_config.json names as special, which makes them control tokens."""
+    """The texts that tokenizer_config.json names as special; these are control tokens."""
     entries = [config.get(f"{role}_token") for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
     for key in ("additional_special_tokens", "extra_special_tokens"):
         extra = config.get(key)
@@ -65,7 +65,7 @@ def named_special_tokens(config: dict[str, Any]) -> list[str]:
 
 
 def looks_special(text: str) -> bool:
-    """Whether a token that is not marked special is a control token all the same.
+    """Whether a token that is not marked special is a control token nevertheless: `<|im_end|>`.
 
     The cases of llama.cpp's converter (conversion/base.py, `does_token_look_special`) that occur in this model family.
     """
@@ -77,5 +77,5 @@ def looks_special(text: str) -> bool:
 
 
 def _number(key: str) -> object:
-    """The id that a JSON key stands for; the key itself where it stands for none, to be refused."""
+    """The id in a JSON key; if the key is not a number, the key itself, which is refused later."""
     return int(key) if key.isascii() and key.isdecimal() else key

@@ -1,4 +1,4 @@
-"""A Hugging Face `tokenizer.json` as a vocabulary: byte-level BPE (Tekken, Llama 3), or BPE as Llama 2 has it."""
+"""A Hugging Face `tokenizer.json` as a vocabulary: byte-level BPE (Tekken, Llama 3), or BPE as in Llama 2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mconv.convert.tokenizer.template import read_chat_templates
 from mconv.convert.tokenizer.vocabulary import TokenType, Vocabulary, check_token_id, unused_token
 
 _FILE = "tokenizer.json"
-# What llama.cpp's converter gives tokens that no merging makes; nothing reads it.
+# The score that llama.cpp's converter gives tokens that merging does not make; nothing reads it.
 _OTHER_SCORE = -1000.0
 
 
@@ -23,18 +23,20 @@ def read_tokenizer_json(path: Path, vocab_size: int) -> Vocabulary:
     """The vocabulary in a tokenizer.json, with what tokenizer_config.json beside it adds.
 
     Raises:
-        SourceError: it is of a kind that llama.cpp cannot run.
+        SourceError: llama.cpp cannot run a tokenizer of this kind.
         FormatError: it is damaged, or a token has an id outside the embedding matrix.
     """
     tokenizer = read_object(path)
     model = member(_FILE, tokenizer, "model", dict)
     if model.get("type") != "BPE":
         raise SourceError(
-            f"{_FILE}: a tokenizer of type {model.get('type')!r}", "this model family has BPE tokenizers only"
+            f"{_FILE}: a tokenizer of type {model.get('type')!r}", "use a BPE tokenizer; this model family has no other"
         )
     for unsupported in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(unsupported):
-            raise SourceError(f"{_FILE}: '{unsupported}' is set", "llama.cpp has nothing like it; retrain without it")
+            raise SourceError(
+                f"{_FILE}: '{unsupported}' is set", "llama.cpp does not support it; train the tokenizer without it"
+            )
     pieces = _pieces(model, vocab_size)
     added = _added_tokens(path.parent, tokenizer, pieces, vocab_size)
     read = _in_the_manner_of_llama_2 if model.get("byte_fallback") else _byte_level
@@ -44,7 +46,7 @@ def read_tokenizer_json(path: Path, vocab_size: int) -> Vocabulary:
 def _byte_level(
     folder: Path, tokenizer: dict[str, Any], pieces: dict[int, str], added: dict[int, AddedToken], vocab_size: int
 ) -> Vocabulary:
-    """As llama.cpp's `_set_vocab_gpt2` (conversion/base.py), but for the pre-tokenizer, see pretokenizer.py."""
+    """As llama.cpp's `_set_vocab_gpt2` (conversion/base.py), except for the pre-tokenizer, see pretokenizer.py."""
     tokens = _texts(pieces, added, vocab_size)
     pre, notes = name_pre_tokenizer(tokenizer, tokens)
     merges = _merges(tokenizer)
@@ -52,8 +54,8 @@ def _byte_level(
     if whole_words != (pre in TAKES_WHOLE_WORDS) and (unreached := _unreached(pieces, added, merges)):
         verb = "takes" if not whole_words else "does not take"
         notes += (
-            f"tokenizer.json and llama.cpp treat {unreached} tokens differently that its merges do not lead to: "
-            f"llama.cpp {verb} a word that is such a token as it stands",
+            f"{unreached} tokens are not the result of any merges, and llama.cpp treats them differently from "
+            f"tokenizer.json: it {verb} a whole word that is such a token",
         )
     special_ids, add_special = read_special(folder, tokenizer)
     return Vocabulary(
@@ -74,13 +76,13 @@ def _byte_level(
 def _in_the_manner_of_llama_2(
     folder: Path, tokenizer: dict[str, Any], pieces: dict[int, str], added: dict[int, AddedToken], vocab_size: int
 ) -> Vocabulary:
-    """As llama.cpp's `_set_vocab_llama_hf` (conversion/base.py), but for four things, in which it is wrong.
+    """As llama.cpp's `_set_vocab_llama_hf` (conversion/base.py), except for four mistakes in it.
 
     It gives every token the score -1000, so that llama.cpp merges from left to right and not by rank; here a score is
     minus the rank, as in the SentencePiece file that such a tokenizer.json was made from. It makes `[INST]` and other
-    special tokens without a role normal ones, which llama.cpp never finds in a prompt. It does not fill the
-    vocabulary up to the rows of the embedding matrix, so that the file does not load. It does not see that a tokenizer
-    puts no space before a text.
+    special tokens without a role normal ones, which llama.cpp never finds in a prompt. It does not pad the
+    vocabulary to the rows of the embedding matrix, so the file does not load. It does not notice that a tokenizer puts
+    no space before a text.
     """
     merges = _merges(tokenizer)
     ranks: dict[str, int] = {}
@@ -114,24 +116,24 @@ def _in_the_manner_of_llama_2(
 
 
 def _pieces(model: dict[str, Any], vocab_size: int) -> dict[int, str]:
-    """The tokens of the BPE model itself by id."""
+    """The tokens of the BPE model itself, by id."""
     pieces: dict[int, str] = {}
     for text, token_id in member(_FILE, model, "vocab", dict).items():
         if check_token_id(_FILE, text, token_id, vocab_size) in pieces:
             raise FormatError(
                 f"{_FILE}: tokens {pieces[token_id]!r} and {text!r} both have id {token_id}",
-                "give each an id of its own",
+                "give each token its own id",
             )
         pieces[token_id] = text
     if not pieces:
-        raise FormatError(f"{_FILE}: holds no tokens", "fetch the file again, it is cut or damaged")
+        raise FormatError(f"{_FILE} contains no tokens", "the file is truncated or damaged; download it again")
     return pieces
 
 
 def _added_tokens(
     folder: Path, tokenizer: dict[str, Any], pieces: dict[int, str], vocab_size: int
 ) -> dict[int, AddedToken]:
-    """The tokens on top of the model by id, as transformers collects them.
+    """The tokens in addition to the model's, by id, as transformers collects them.
 
     (transformers tokenization_utils_tokenizers.py: those of tokenizer.json, then the `added_tokens_decoder` of
     tokenizer_config.json, then each token that tokenizer_config.json names as special.)
@@ -140,7 +142,7 @@ def _added_tokens(
     for entry in member(_FILE, tokenizer, "added_tokens", list):
         token = added_token(_FILE, entry.get("id") if isinstance(entry, dict) else None, entry, vocab_size)
         if token.id in added:
-            raise FormatError(f"{_FILE}: two added tokens have id {token.id}", "give each an id of its own")
+            raise FormatError(f"{_FILE}: two added tokens have id {token.id}", "give each token its own id")
         added[token.id] = token
     for token in read_added_tokens(folder, vocab_size):
         added[token.id] = token
@@ -155,15 +157,17 @@ def _added_tokens(
 
 
 def _merges(tokenizer: dict[str, Any]) -> list[tuple[str, str]]:
-    """The pairs that merge, best first; 'left right' in older files, a list of two in newer ones."""
+    """The pairs that merge, best first: "left right" in older files, ["left", "right"] in newer ones."""
     merges = []
     for entry in member(_FILE, tokenizer["model"], "merges", list):
         pair = entry.split(" ") if isinstance(entry, str) else entry
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) and part for part in pair):
-            raise FormatError(f"{_FILE}: merge {entry!r} is not two tokens", "fetch the file again, it is damaged")
+            raise FormatError(
+                f"{_FILE}: merge {entry!r} is not a pair of tokens", "the file is damaged; download it again"
+            )
         merges.append((pair[0], pair[1]))
     if not merges:
-        raise FormatError(f"{_FILE}: holds no merges", "fetch the file again, it is cut or damaged")
+        raise FormatError(f"{_FILE} contains no merges", "the file is truncated or damaged; download it again")
     return merges
 
 
@@ -179,25 +183,27 @@ def _type(token_id: int, pieces: dict[int, str], added: dict[int, AddedToken]) -
 
 
 def _unreached(pieces: dict[int, str], added: dict[int, AddedToken], merges: list[tuple[str, str]]) -> int:
-    """How many of the model's tokens are not what their own text becomes by merging."""
+    """How many of the model's tokens do not result from merging their own text."""
     from tokenizers.models import BPE
 
     try:
         model = BPE({text: token_id for token_id, text in pieces.items()}, merges)
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise FormatError(f"{_FILE}: {error}", "fetch the file again, it is damaged") from error
+    except Exception as error:  # tokenizers has no narrower class
+        raise FormatError(f"{_FILE}: {error}", "the file is damaged; download it again") from error
     return sum(len(model.tokenize(text)) != 1 for token_id, text in pieces.items() if token_id not in added)
 
 
 def _incomplete(ranks: dict[str, int], merges: list[tuple[str, str]]) -> tuple[str, ...]:
-    """A note on pairs outside `merges` that make a token all the same, which is all that llama.cpp looks at."""
+    """A note on pairs outside `merges` that make a token nevertheless: llama.cpp merges them too."""
     known, beyond = set(merges), 0
     for text in ranks:
         cuts = ((text[:at], text[at:]) for at in range(1, len(text)))
         beyond += sum(cut not in known and all(len(part) == 1 or part in ranks for part in cut) for cut in cuts)
     if not beyond:
         return ()
-    return (f"llama.cpp merges {beyond} pairs of tokens that tokenizer.json does not: it may cut some words otherwise",)
+    return (
+        f"llama.cpp merges {beyond} pairs of tokens that tokenizer.json does not: it may split some words differently",
+    )
 
 
 def _space_prefix_in_config(folder: Path) -> bool | None:
@@ -206,7 +212,7 @@ def _space_prefix_in_config(folder: Path) -> bool | None:
 
 
 def _prepends_space(tokenizer: dict[str, Any]) -> bool:
-    """Whether a text gets a space before it, be it by a `Prepend` normalizer or by `Metaspace`."""
+    """Whether the tokenizer puts a space before a text, with a `Prepend` normalizer or with `Metaspace`."""
     normalizer = member(_FILE, tokenizer, "normalizer", dict)
     pre_tokenizer = member(_FILE, tokenizer, "pre_tokenizer", dict)
     for step in (normalizer, *member(_FILE, normalizer, "normalizers", list)):

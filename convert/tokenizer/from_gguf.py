@@ -1,4 +1,4 @@
-"""The `tokenizer.*` keys of a GGUF file as a vocabulary: `Vocabulary.metadata` read backwards."""
+"""The `tokenizer.*` keys of a GGUF file as a vocabulary: the inverse of `Vocabulary.metadata`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def vocabulary_of_metadata(source: str, metadata: Metadata, vocab_size: int) -> 
         vocab_size: rows of the embedding matrix.
 
     Raises:
-        SourceError: there is none, or one of a kind that this model family does not have.
+        SourceError: the file has no tokenizer, or one of a kind that this model family does not have.
         FormatError: a key of the wrong type, lists of different lengths, or an id outside the vocabulary.
     """
 
@@ -31,13 +31,13 @@ def vocabulary_of_metadata(source: str, metadata: Metadata, vocab_size: int) -> 
         if value is None:
             return default
         if not isinstance(value.content, kind):
-            raise FormatError(f"{source}: {key} is not a {kind.__name__}", "the file is damaged; get it again")
+            raise FormatError(f"{source}: {key} is not a {kind.__name__}", "the file is damaged; download it again")
         return value.content
 
     model = read(f"{_PREFIX}model", str)
     if model not in ("llama", "gpt2"):
         raise SourceError(
-            f"{source}: holds no tokenizer that is known here ({model})",
+            f"{source}: unknown tokenizer model {model!r}",
             "supported are 'llama' (SentencePiece) and 'gpt2' (byte-level BPE)",
         )
     tokens = _texts(source, "tokens", read(f"{_PREFIX}tokens", list, []))
@@ -46,10 +46,12 @@ def vocabulary_of_metadata(source: str, metadata: Metadata, vocab_size: int) -> 
     if len(tokens) != vocab_size or not len(tokens) == len(types) == len(scores):
         raise FormatError(
             f"{source}: {len(tokens)} tokens, {len(types)} types, {len(scores)} scores and {vocab_size} embeddings",
-            "the file is damaged; get it again",
+            "the file is damaged; download it again",
         )
     if not all(isinstance(score, (int, float)) for score in scores):
-        raise FormatError(f"{source}: {_PREFIX}scores are no numbers", "the file is damaged; get it again")
+        raise FormatError(
+            f"{source}: {_PREFIX}scores holds values that are not numbers", "the file is damaged; download it again"
+        )
     templates, notes = _chat_templates(source, metadata)
     return Vocabulary(
         source=source,
@@ -78,7 +80,9 @@ def vocabulary_of_metadata(source: str, metadata: Metadata, vocab_size: int) -> 
 def _texts(source: str, what: str, items: list[Any]) -> list[str]:
     for item in items:
         if not isinstance(item, str):
-            raise FormatError(f"{source}: {item!r} among the {what} is no text", "the file is damaged; get it again")
+            raise FormatError(
+                f"{source}: {item!r} among the {what} is not a string", "the file is damaged; download it again"
+            )
     return items
 
 
@@ -86,21 +90,23 @@ def _type(source: str, number: object) -> TokenType:
     try:
         return TokenType(number)  # type: ignore[arg-type]
     except ValueError as error:
-        raise FormatError(f"{source}: token type {number!r} is unknown", "the file is damaged; get it again") from error
+        raise FormatError(
+            f"{source}: unknown token type {number!r}", "the file is damaged; download it again"
+        ) from error
 
 
 def _chat_templates(source: str, metadata: Metadata) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The templates by name, without those that are but the name of a template built into llama.cpp."""
+    """The templates by name, without those that are only the name of a template built into llama.cpp."""
     templates: dict[str, str] = {}
     notes: list[str] = []
     for key, value in metadata.items():
         if key != _TEMPLATE and not key.startswith(f"{_TEMPLATE}."):
             continue
         if not isinstance(value.content, str):
-            raise FormatError(f"{source}: {key} is no text", "the file is damaged; get it again")
+            raise FormatError(f"{source}: {key} is not a string", "the file is damaged; download it again")
         if "{" in value.content:
-            # The name becomes part of a file's name.
+            # The name becomes part of a file name.
             templates[plain_name(key[len(_TEMPLATE) + 1 :]) or "default"] = value.content
         else:
-            notes.append(f"{key} is {value.content[:40]!r}, the name of a template and not a template: left out")
+            notes.append(f"{key} is {value.content[:40]!r}, which is the name of a template, not a template: left out")
     return templates, tuple(notes)

@@ -16,10 +16,10 @@ _ROLES = ("bos", "eos", "unk", "sep", "pad", "mask")
 def tokenizer_files(vocabulary: Vocabulary) -> dict[str, bytes]:
     """Name to content of every file that the tokenizer needs, chat templates included.
 
-    tokenizer.json, and for a vocabulary that merges by score the tokenizer.model too.
+    These are tokenizer.json, and for a vocabulary that merges by score also tokenizer.model.
 
     Raises:
-        SourceError: a pre-tokenizer that is not known here.
+        SourceError: the pre-tokenizer is unknown.
     """
     if vocabulary.model == "llama":
         files = {
@@ -50,7 +50,7 @@ def _tokenizer_config(vocabulary: Vocabulary) -> dict[str, Any]:
     if vocabulary.add_space_prefix is not None:
         config["add_prefix_space"] = vocabulary.add_space_prefix
     if sentencepiece:
-        # The model marks its own control tokens; these are the ones on top of it.
+        # The model marks its own control tokens; these are the additional ones.
         scores = vocabulary.scores or ()
         added = [
             entry for entry in _added_tokens(vocabulary) if not entry["special"] or scores[entry["id"]] == ADDED_SCORE
@@ -98,14 +98,14 @@ def _byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
     }
     model = {
         "ignore_merges": vocabulary.pre in TAKES_WHOLE_WORDS,
-        # Byte-level text has no spaces, so the one between the two is the only one.
+        # Byte-level text has no spaces, so the only space is the one between the two.
         "merges": [merge.split(" ", 1) for merge in vocabulary.merges or ()],
     }
     return _tokenizer_json(vocabulary, steps, model)
 
 
 def _sentencepiece(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The same as the tokenizer.model, for transformers without the packages that read that file."""
+    """The content of tokenizer.model, for transformers without the packages that read that file."""
     prefix = vocabulary.add_space_prefix is not False
     unknown = vocabulary.id_of("unk")
     decoders: list[dict[str, Any]] = [
@@ -131,7 +131,7 @@ def _sentencepiece(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def _merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """Every pair of tokens that makes a token, the token with the best score first."""
+    """Every pair of tokens that makes a token; pairs for the token with the best score come first."""
     scores = {
         token: score
         for token, score, kind in zip(vocabulary.tokens, vocabulary.scores or (), vocabulary.types, strict=True)
@@ -160,7 +160,7 @@ def _added_tokens(vocabulary: Vocabulary) -> list[dict[str, Any]]:
 
 
 def _template(vocabulary: Vocabulary) -> dict[str, Any] | None:
-    """What puts bos and eos around a text; None where nothing does."""
+    """The post-processor that adds bos and eos to a text; None if neither is added."""
     before = [vocabulary.special_ids["bos"]] if _adds_bos(vocabulary) else []
     adds_eos = vocabulary.add_special.get("eos") and "eos" in vocabulary.special_ids
     after = [vocabulary.special_ids["eos"]] if adds_eos else []
@@ -188,7 +188,7 @@ def _template(vocabulary: Vocabulary) -> dict[str, Any] | None:
 
 
 def _adds_bos(vocabulary: Vocabulary) -> bool:
-    """Whether bos is put before a text; where the file is silent, what llama.cpp does (src/llama-vocab.cpp, `load`)."""
+    """Whether bos is added before a text; by default as in llama.cpp (src/llama-vocab.cpp, `load`)."""
     silent = vocabulary.model == "llama" or vocabulary.pre in TAKES_WHOLE_WORDS
     return vocabulary.add_special.get("bos", silent) and "bos" in vocabulary.special_ids
 

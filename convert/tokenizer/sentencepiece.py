@@ -1,8 +1,8 @@
 """A SentencePiece file (`tokenizer.model`) as a vocabulary.
 
 The file is one protocol buffer message, `ModelProto` of sentencepiece (src/sentencepiece_model.proto); the few fields
-that matter here are read from the wire format directly, so that a damaged file is an error and no more, and written
-the same way.
+that matter here are read from the wire format directly, so that a damaged file cannot do more than raise an error, and
+written the same way.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mconv.convert.tokenizer.vocabulary import TokenType, Vocabulary, check_toke
 
 _UNUSED_SCORE = -10000.0
 ADDED_SCORE = -1000.0
-"""What llama.cpp's converter gives tokens that the files beside the model add."""
+"""The score that llama.cpp's converter gives tokens from the files beside the model."""
 # `TrainerSpec.ModelType`
 _BPE = 2
 
@@ -45,18 +45,18 @@ def read_sentencepiece(path: Path, vocab_size: int) -> Vocabulary:
     """The vocabulary in a SentencePiece BPE file, with the tokens that the files beside it add.
 
     Pieces, scores and types equal those of llama.cpp's converter (conversion/base.py, `_create_vocab_sentencepiece`):
-    user-defined symbols become normal tokens too, since llama.cpp would put a space after each that it finds.
+    user-defined symbols become normal tokens, since llama.cpp would put a space after each one that it finds.
 
     Raises:
-        SourceError: the file cannot be read, or is no BPE model.
+        SourceError: the file cannot be read, or is not a BPE model.
         FormatError: it is damaged, or a token has an id outside the embedding matrix.
     """
     folder = path.parent
     model = _read_model(path)
     if model.model_type != _BPE:
         raise SourceError(
-            f"{path.name}: not a BPE model",
-            "llama.cpp cuts text for this model family by BPE only; use a BPE tokenizer",
+            f"{path.name} is not a BPE model",
+            "use a BPE tokenizer; llama.cpp supports no other for this model family",
         )
     if len(model.pieces) > vocab_size:
         check_token_id(path.name, model.pieces[-1], len(model.pieces) - 1, vocab_size)
@@ -95,12 +95,12 @@ def _added_tokens(folder: Path, vocab_size: int) -> Iterator[AddedToken]:
 
 
 def _notes(name: str, model: _Model) -> tuple[str, ...]:
-    """What SentencePiece does to a text before cutting it and llama.cpp does not."""
+    """What SentencePiece does to a text before splitting it, and llama.cpp does not."""
     notes = []
     if model.normalizes:
-        notes.append(f"{name} normalizes text (such as full-width letters) before cutting it; llama.cpp does not")
+        notes.append(f"{name} normalizes text (such as full-width letters) before splitting it; llama.cpp does not")
     if model.removes_extra_spaces:
-        notes.append(f"{name} removes repeated spaces before cutting text; llama.cpp does not")
+        notes.append(f"{name} removes repeated spaces before splitting text; llama.cpp does not")
     return tuple(notes)
 
 
@@ -120,14 +120,16 @@ def _read_model(path: Path) -> _Model:
     except OSError as error:
         raise SourceError(f"{path.name}: {error.strerror}", "check that the file can be read") from error
     except (ValueError, TypeError, AttributeError, IndexError, struct.error) as error:
-        raise FormatError(f"{path.name}: not a SentencePiece model", "fetch the file again, it is damaged") from error
+        raise FormatError(
+            f"{path.name} is not a SentencePiece model", "the file is damaged; download it again"
+        ) from error
     if not model.pieces:
-        raise FormatError(f"{path.name}: holds no tokens", "fetch the file again, it is cut or damaged")
+        raise FormatError(f"{path.name} contains no tokens", "the file is truncated or damaged; download it again")
     return model
 
 
 def _read_piece(model: _Model, piece: dict[int, Any]) -> None:
-    """One `SentencePiece` message. Its types have the numbers of llama.cpp's."""
+    """One `SentencePiece` message. Its types have the same numbers as in llama.cpp."""
     kind = TokenType(piece.get(3, TokenType.NORMAL))
     if kind is TokenType.USER_DEFINED:
         kind = TokenType.NORMAL
@@ -139,8 +141,8 @@ def _read_piece(model: _Model, piece: dict[int, Any]) -> None:
 def write_sentencepiece(vocabulary: Vocabulary) -> bytes:
     """The SentencePiece file of a vocabulary that merges by score.
 
-    Unused tokens at the end, which stand for rows of the embedding matrix that the tokenizer has no token for, are left
-    out. Numbers of the fields: sentencepiece src/sentencepiece_model.proto.
+    Unused tokens at the end, which only pad the embedding matrix, are left out. Numbers of the fields: sentencepiece
+    src/sentencepiece_model.proto.
     """
     count = len(vocabulary.tokens)
     while count and vocabulary.types[count - 1] is TokenType.UNUSED:
@@ -149,7 +151,7 @@ def write_sentencepiece(vocabulary: Vocabulary) -> bytes:
     types = list(vocabulary.types)
     unknown = vocabulary.id_of("unk")
     if unknown is not None:
-        # Files that list it among their added tokens make it a control token, and SentencePiece wants one unknown.
+        # Files that list it among their added tokens make it a control token, but SentencePiece needs an unknown token.
         types[unknown] = TokenType.UNKNOWN
     pieces = [
         (1, write_fields([(1, vocabulary.tokens[n]), (2, float(scores[n])), (3, int(types[n]))])) for n in range(count)
@@ -161,7 +163,7 @@ def write_sentencepiece(vocabulary: Vocabulary) -> bytes:
     ]
     for number, role in enumerate(("unk", "bos", "eos", "pad"), 40):
         token_id = vocabulary.id_of(role)
-        # -1, ten bytes on the wire, is "none"; the piece of a role stands five fields after its id.
+        # -1, ten bytes on the wire, means "none"; the number of the field for the piece is that of the id plus five.
         trainer.append((number, (1 << 64) - 1 if token_id is None else token_id))
         if token_id is not None:
             trainer.append((number + 5, vocabulary.tokens[token_id]))
@@ -171,7 +173,7 @@ def write_sentencepiece(vocabulary: Vocabulary) -> bytes:
 
 
 def without_user_defined(model: bytes) -> bytes:
-    """A SentencePiece file whose user-defined symbols are ordinary pieces, as llama.cpp has to have them.
+    """A SentencePiece file whose user-defined symbols are ordinary pieces, as llama.cpp needs them.
 
     SentencePiece finds such a symbol in any text; llama.cpp would put a space after it, see `read_sentencepiece`.
 

@@ -1,9 +1,9 @@
-"""The special tokens of a Hugging Face checkpoint: which id has which role, and which are put around a text.
+"""The special tokens of a Hugging Face checkpoint: which id has which role, and which are added to a text.
 
 The rules are those of llama.cpp's gguf-py (gguf/vocab.py, `SpecialVocab`), with its order of sources: what the
-post-processor of tokenizer.json does, then the names in tokenizer_config.json, then the ids in config.json. One thing
-differs: a token that tokenizer_config.json gives as an object (`{"content": "<s>", ...}`) is compared by its content,
-so that `add_bos_token` is not lost.
+post-processor of tokenizer.json does, then the names in tokenizer_config.json, then the ids in config.json. There is
+one difference: a token that tokenizer_config.json gives as an object (`{"content": "<s>", ...}`) is compared by its
+content, so that `add_bos_token` is not lost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ROLES = ("bos", "eos", "unk", "sep", "pad", "mask")
 
 
 def token_text(entry: object) -> str | None:
-    """The text of a token in tokenizer_config.json, which may be a text or an object."""
+    """The text of a token in tokenizer_config.json, which may be a string or an object."""
     content = entry.get("content") if isinstance(entry, dict) else entry
     return content if isinstance(content, str) and content else None
 
@@ -28,10 +28,10 @@ def read_special(folder: Path, tokenizer: dict[str, Any]) -> tuple[dict[str, int
 
     Args:
         folder: the checkpoint.
-        tokenizer: the content of its tokenizer.json, empty where there is none.
+        tokenizer: the content of its tokenizer.json; empty if there is none.
 
     Raises:
-        FormatError: a damaged file or a negative id.
+        FormatError: a file is damaged, or an id is negative.
     """
     config = read_object_if_any(folder / "tokenizer_config.json")
     names = {role: token_text(config.get(f"{role}_token")) for role in _ROLES}
@@ -57,21 +57,25 @@ def read_special(folder: Path, tokenizer: dict[str, Any]) -> tuple[dict[str, int
 
 
 def _set_id(ids: dict[str, int], role: str, token_id: object) -> None:
-    """Record an id unless the role has one. A list, as Llama 3 has for eos, is no single id and is passed over."""
+    """Record an id unless the role has one. A list of ids, as Llama 3 has for eos, is ignored."""
     if isinstance(token_id, bool) or not isinstance(token_id, int):
         return
     if token_id < 0:
-        raise FormatError(f"config.json: {role}_token_id is {token_id}", "remove it if the model has no such token")
+        raise FormatError(
+            f"config.json: {role}_token_id is {token_id}", "remove the member if the model has no such token"
+        )
     ids.setdefault(role, token_id)
 
 
 def _post_processing(tokenizer: dict[str, Any], names: dict[str, str | None]) -> dict[str, bool]:
-    """What the post-processor adds; a token that it puts first or last and that has no role gets one in `names`."""
+    """What the post-processor adds. A token without a role that it puts first or last gets one in `names`."""
     adds: dict[str, bool] = {}
     post_processor = member("tokenizer.json", tokenizer, "post_processor", dict)
     for processor in member("tokenizer.json", post_processor, "processors", list) or [post_processor]:
         if not isinstance(processor, dict):
-            raise FormatError("tokenizer.json: a post-processor is no object", "fetch the file again, it is damaged")
+            raise FormatError(
+                "tokenizer.json: a post-processor is not an object", "the file is damaged; download it again"
+            )
         if processor.get("type") == "ByteLevel":
             adds.setdefault("bos", False)
             adds.setdefault("eos", False)
@@ -81,7 +85,7 @@ def _post_processing(tokenizer: dict[str, Any], names: dict[str, str | None]) ->
 
 
 def _template(processor: dict[str, Any], names: dict[str, str | None], adds: dict[str, bool]) -> None:
-    """A template such as `<s> A` for one text and `<s> A </s> B` for two."""
+    """Read a template such as `<s> A` for one text and `<s> A </s> B` for two."""
     single = [_special_of(step) for step in member("tokenizer.json", processor, "single", list)]
     pair = [_special_of(step) for step in member("tokenizer.json", processor, "pair", list)]
     first, last = (single[0], single[-1]) if len(single) > 1 else (None, None)
@@ -90,7 +94,7 @@ def _template(processor: dict[str, Any], names: dict[str, str | None], adds: dic
         adds["bos"] = first == names["bos"]
     if last:
         if names["eos"] not in (None, last):
-            # The template ends a text with another token than the one named eos, which then ends a turn.
+            # The template ends a text with a token other than the one named eos; the latter then ends a turn.
             names["eot"] = names["eos"]
         names["eos"] = last
         adds["eos"] = True
@@ -105,7 +109,7 @@ def _template(processor: dict[str, Any], names: dict[str, str | None], adds: dic
 
 
 def _special_of(step: object) -> str | None:
-    """The special token in a step of a template, None where the step is the text itself."""
+    """The special token in a step of a template; None if the step is the text itself."""
     special = step.get("SpecialToken") if isinstance(step, dict) else None
     name = special.get("id") if isinstance(special, dict) else None
     return name if isinstance(name, str) else None

@@ -1,4 +1,4 @@
-"""The chat template, as Jinja, from wherever a checkpoint keeps it."""
+"""The chat template of a checkpoint, as Jinja, from any of the places where it may be stored."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mconv.convert.errors import FormatError
 
 
 def read_chat_templates(folder: Path) -> dict[str, str]:
-    """The templates of a checkpoint by name, 'default' being the one to use unasked; empty where there are none.
+    """The templates of a checkpoint by name; the one to use by default is called 'default'. Empty if there are none.
 
     The order is that of transformers: `chat_template.jinja` (with `additional_chat_templates/NAME.jinja`), the
     `chat_template` of tokenizer_config.json, `chat_template.json`.
 
     Raises:
-        FormatError: a template that is neither a text nor a list of named texts.
+        FormatError: a template is neither a string nor a list of named strings.
     """
     if (folder / "chat_template.jinja").is_file():
         templates = {"default": read_text(folder / "chat_template.jinja")}
@@ -39,11 +39,11 @@ def _by_name(source: str, content: object) -> dict[str, str]:
     ):
         return {plain_name(entry["name"]): entry["template"] for entry in content}
     raise FormatError(
-        f"{source}: 'chat_template' is neither a text nor a list of named texts",
-        "write the template to chat_template.jinja, which is looked at first",
+        f"{source}: 'chat_template' is neither a string nor a list of named strings",
+        "write the template to chat_template.jinja, which is read first",
     )
 
 
 def plain_name(name: str) -> str:
-    """The name as part of a metadata key."""
+    """The name as part of a metadata key: `tool-use` becomes `tool_use`."""
     return re.sub(r"[^0-9A-Za-z]", "_", name)

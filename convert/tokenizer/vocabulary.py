@@ -1,7 +1,7 @@
 """The vocabulary as a value, and the GGUF metadata it becomes.
 
 Keys and their types are those of llama.cpp's gguf-py (gguf/constants.py `Keys.Tokenizer`, gguf/gguf_writer.py); their
-order is the one in which its converter writes them (conversion/base.py, the `_set_vocab_*` functions).
+order is that of its converter (conversion/base.py, the `_set_vocab_*` functions).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ NAMES_OF_SPECIAL_IDS = {
     "eos": "eos",
     "eot": "eot",
     "unk": "unknown",
-    "sep": "seperator",  # spelled so in the format
+    "sep": "seperator",  # the spelling of the format
     "pad": "padding",
     "mask": "mask",
 }
-"""Role to its name in the keys."""
+"""Each role and its name in the keys."""
 
 
 class TokenType(IntEnum):
-    """What a token is for, numbered as in the file (llama.cpp include/llama.h `llama_token_type`)."""
+    """What a token is for; the numbers are those in the file (llama.cpp include/llama.h `llama_token_type`)."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -40,21 +40,21 @@ class TokenType(IntEnum):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Every token of a model and the rules for cutting text into them.
+    """Every token of a model, and the rules for splitting text into tokens.
 
     Attributes:
         source: name of the file it was read from.
-        model: how text is cut: 'llama' (SentencePiece: the pair with the best score merges first) or 'gpt2' (byte-level
-            BPE: the pair with the lowest merge rank merges first).
-        pre: how text is split before that, by llama.cpp's name.
+        model: how text is split: 'llama' (SentencePiece: the pair with the best score merges first) or 'gpt2'
+            (byte-level BPE: the pair with the lowest merge rank merges first).
+        pre: how text is split into words before that, by llama.cpp's name.
         tokens: the text of each id; byte-level text for 'gpt2'.
         types: the type of each id.
         scores: the score of each id, for 'llama' only.
         merges: 'left right' pairs, best first, for 'gpt2' only.
         special_ids: ids with a role: bos, eos, eot, unk, sep, pad, mask.
-        add_special: whether to put bos, eos or sep around a text; a role that is missing is left to llama.cpp.
-        add_space_prefix: whether a text gets a space before it; None leaves it to llama.cpp.
-        chat_templates: Jinja templates by name; the one to use unasked is called 'default'.
+        add_special: whether to add bos, eos or sep to a text; for a missing role, llama.cpp decides.
+        add_space_prefix: whether to put a space before a text; None lets llama.cpp decide.
+        chat_templates: Jinja templates by name; the one to use by default is called 'default'.
         notes: what a user should know about how this was made.
 
     Raises:
@@ -80,7 +80,7 @@ class Vocabulary:
             # llama.cpp aborts the process on such a file (src/llama-vocab.cpp, `load`).
             raise FormatError(
                 f"{self.source}: token {token!r} appears {times} times",
-                "every id needs a text of its own; rename or remove the repeated token",
+                "every id needs a different text; rename or remove the repeated token",
             )
         for role, token_id in self.special_ids.items():
             if not 0 <= token_id < len(self.tokens):
@@ -94,11 +94,11 @@ class Vocabulary:
 
     @property
     def chat_template(self) -> str | None:
-        """The template to use unasked."""
+        """The template to use by default."""
         return self.chat_templates.get("default")
 
     def id_of(self, role: str) -> int | None:
-        """The id with a role. The unknown token is found by its type or text too: llama.cpp needs no role for it."""
+        """The id with a role. The unknown token is also found by type or text, since llama.cpp needs no role for it."""
         if role == "unk" and role not in self.special_ids:
             of_type = [token_id for token_id, kind in enumerate(self.types) if kind is TokenType.UNKNOWN]
             return of_type[0] if of_type else self.tokens.index("<unk>") if "<unk>" in self.tokens else None
@@ -149,22 +149,22 @@ class Vocabulary:
 
 
 def unused_token(token_id: int) -> str:
-    """The text of an id that the embedding matrix has and the tokenizer has not, as llama.cpp's converter calls it."""
+    """The text of an id without a token in the tokenizer, as llama.cpp's converter writes it: `[PAD32000]`."""
     return f"[PAD{token_id}]"
 
 
 def check_token_id(source: str, token: str, token_id: object, vocab_size: int) -> int:
-    """`token_id`, if it is the number of a row of the embedding matrix.
+    """Return `token_id` if it is the number of a row of the embedding matrix.
 
     Raises:
         FormatError: it is not.
     """
     if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
-        raise FormatError(f"{source}: token {token!r} has id {token_id!r}", "ids are whole numbers from 0 on")
+        raise FormatError(f"{source}: token {token!r} has id {token_id!r}", "ids must be integers from 0")
     if token_id >= vocab_size:
         raise FormatError(
             f"{source}: token {token!r} has id {token_id}, but the embedding matrix has {vocab_size} rows",
-            "the tokenizer is of another model, or vocab_size in config.json is wrong",
+            "the tokenizer belongs to another model, or vocab_size in config.json is wrong",
         )
     return token_id
 
@@ -174,5 +174,5 @@ def _check_unicode(source: str, text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError:
         raise FormatError(
-            f"{source}: {text[:40]!r} cannot be written as UTF-8", "half of a surrogate pair stands alone; remove it"
+            f"{source}: {text[:40]!r} cannot be written as UTF-8", "remove the unpaired surrogate"
         ) from None

@@ -166,7 +166,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         edit_header(lambda h: h[next(iter(k for k in h if k[0] != "_"))].update(dtype=["BF16"])),
         "['BF16']",
     ),
-    "a configuration that is a pipe": (replace_by_pipe, "no regular file"),
+    "a configuration that is a pipe": (replace_by_pipe, "not a regular file"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.model").unlink(), "tokenizer"),
     "a tokenizer that is none": (
         lambda folder: (folder / "tokenizer.model").write_bytes(b"\x00" * 100),

@@ -112,7 +112,7 @@ def test_a_context_that_is_full_is_an_error(noise: Path) -> None:
 def test_not_a_gguf_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(content)
-    with pytest.raises(FormatError, match="no GGUF file"):
+    with pytest.raises(FormatError, match="is not a GGUF file"):
         LlamaCppModel(path)
 
 

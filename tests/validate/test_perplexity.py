@@ -260,7 +260,7 @@ def test_a_context_beyond_the_training_is_noted(command: Callable[..., Result], 
 
 @pytest.mark.parametrize(
     ("content", "code", "words"),
-    [(b"not gguf", 3, "no GGUF file"), (b"GGUF", 3, "past the end of the file"), (None, 4, "No such file")],
+    [(b"not gguf", 3, "is not a GGUF file"), (b"GGUF", 3, "past the end of the file"), (None, 4, "No such file")],
 )
 def test_bad_files(
     command: Callable[..., Result], tmp_path: Path, text: Path, content: bytes | None, code: int, words: str

@@ -219,7 +219,7 @@ def test_a_model_larger_than_the_disk_is_refused_before_anything_is_fetched(hub:
         repository.refs["refs/heads/main"] = hub.storage.commit(
             "rosa/huge", (), {"model.safetensors": entry}, "Add much", author="rosa"
         )
-    refused(machine.run(MCONV, "inspect", "rosa/huge"), 4, "no room in", "100000000.00 GB needed", "HF_HOME")
+    refused(machine.run(MCONV, "inspect", "rosa/huge"), 4, "not enough room in", "100000000.00 GB needed", "HF_HOME")
 
 
 def test_a_download_survives_what_passes(hub: Hub, machines: Callable[..., Client]) -> None:

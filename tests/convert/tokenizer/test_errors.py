@@ -72,18 +72,18 @@ def test_what_is_no_json_object(folder: Path, name: str, content: bytes) -> None
         (lambda t: t["model"]["vocab"].update(x=5.5), "'x' has id 5.5"),
         (lambda t: t["model"]["vocab"].update(x=SIZE), "'x' has id 1024, but the embedding matrix has 1024 rows"),
         (lambda t: t["model"]["vocab"].update(x1=5), "both have id 5"),
-        (lambda t: t["model"].update(vocab={}), "holds no tokens"),
+        (lambda t: t["model"].update(vocab={}), "contains no tokens"),
         (lambda t: t["model"].update(vocab=[]), "'vocab' is a list"),
-        (lambda t: t["model"].update(merges=[]), "holds no merges"),
-        (lambda t: t["model"].update(merges=["a b c"]), "merge 'a b c' is not two tokens"),
-        (lambda t: t["model"].update(merges=[["a", 1]]), "is not two tokens"),
+        (lambda t: t["model"].update(merges=[]), "contains no merges"),
+        (lambda t: t["model"].update(merges=["a b c"]), "merge 'a b c' is not a pair of tokens"),
+        (lambda t: t["model"].update(merges=[["a", 1]]), "is not a pair of tokens"),
         (lambda t: t["model"].update(type="WordPiece"), "type 'WordPiece'"),
         (lambda t: t["model"].update(end_of_word_suffix="</w>"), "'end_of_word_suffix' is set"),
         (lambda t: t.pop("model"), "type None"),
         (lambda t: t.update(model=[]), "'model' is a list"),
-        (lambda t: t.update(pre_tokenizer=None), "no pre-tokenizer"),
-        (lambda t: t["pre_tokenizer"].update(pretokenizers=[1]), "no list of steps"),
-        (lambda t: t["post_processor"].update(processors=[1]), "post-processor is no object"),
+        (lambda t: t.update(pre_tokenizer=None), "unsupported pre-tokenizer: none"),
+        (lambda t: t["pre_tokenizer"].update(pretokenizers=[1]), "is not a list of steps"),
+        (lambda t: t["post_processor"].update(processors=[1]), "post-processor is not an object"),
         (lambda t: t["post_processor"].update(processors=1), "'processors' is a int"),
         (lambda t: t["added_tokens"].append(1), "added token None has no text"),
         (lambda t: t["added_tokens"].append({"id": 1, "content": "z"}), "two added tokens have id 1"),
@@ -175,7 +175,7 @@ def test_added_tokens_beside_sentencepiece(tmp_path: Path) -> None:
 def test_damage_in_tekken_json(tmp_path: Path, change: dict[str, Any]) -> None:
     error = refused(tekken_folder(tmp_path, "v7", **change), 131072)
     assert isinstance(error, FormatError)
-    assert error.what.startswith("tekken.json: mistral-common refuses it")
+    assert error.what.startswith("tekken.json: mistral-common cannot read it")
 
 
 def test_tekken_json_that_is_cut_or_too_large(tmp_path: Path) -> None:

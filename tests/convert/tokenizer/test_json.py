@@ -143,7 +143,7 @@ def test_tokens_that_merging_does_not_reach_are_noted(tmp_path: Path) -> None:
     _change(folder, model={**model, "merges": model["merges"][:-3], "ignore_merges": False})
     notes = read_vocabulary(folder, TRAINED_SIZE).notes
     assert [note.split(":")[0] for note in notes] == [
-        "tokenizer.json and llama.cpp treat 3 tokens differently that its merges do not lead to"
+        "3 tokens are not the result of any merges, and llama.cpp treats them differently from tokenizer.json"
     ]
 
 

@@ -184,4 +184,4 @@ def test_no_template_where_mistral_common_makes_none(tmp_path: Path) -> None:
     assert vocabulary.chat_template is None
     assert "tokenizer.chat_template" not in vocabulary.metadata()
     (note,) = vocabulary.notes
-    assert note.startswith("no chat template: the checkpoint has none and mistral-common makes none for v15")
+    assert note.startswith("no chat template: the checkpoint has none, and mistral-common generates none for v15")

@@ -89,7 +89,7 @@ def test_a_pull_request_of_a_stranger_is_not_taken_for_ours(hub: Hub, machine: C
 
 def test_who_may_not(hub: Hub, machine: Client, release: Path) -> None:
     stranger = machine.run(IMPATIENT, release, "rosa/mine", variables={"HF_TOKEN": STRANGER_TOKEN})
-    refused(stranger, "the Hub answered 403", "use a token that may do this to rosa/mine")
+    refused(stranger, "the Hub answered 403", "use a token with the necessary permissions for rosa/mine")
     expired = machine.run(IMPATIENT, release, "rosa/mine", variables={"HF_TOKEN": "hf_expired0123456789"})
     refused(expired, "the Hub answered 401", "the token is not valid")
     assert "hf_expired" not in expired.err

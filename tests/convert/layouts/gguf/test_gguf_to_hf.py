@@ -212,7 +212,7 @@ def test_a_split_model_is_read_as_one(tmp_path: Path, models, there, back, comma
     assert (missing.code, f"{parts[2].name}: no such file" in missing.err) == (3, True)
     shutil.copy(parts[1], parts[2])
     renamed = command(cli, "gguf-to-hf", first, tmp_path / "renamed")
-    assert (renamed.code, "says that it is part 2 of 3" in renamed.err) == (3, True)
+    assert (renamed.code, "its header says part 2 of 3" in renamed.err) == (3, True)
 
 
 def rebuilt(folder: Path, out: Path, vocab_size: int) -> Path:
@@ -414,12 +414,12 @@ def rewrite(file: Path, out: Path, keys: dict[str, Value | None]) -> Path:
         ({"tokenizer.ggml.tokens": None}, "0 tokens"),
         ({"tokenizer.ggml.bos_token_id": uint32(99999)}, "bos token id 99999 is outside the vocabulary"),
         ({"tokenizer.ggml.bos_token_id": string("one")}, "tokenizer.ggml.bos_token_id is not a int"),
-        ({"tokenizer.chat_template": uint32(1)}, "tokenizer.chat_template is no text"),
+        ({"tokenizer.chat_template": uint32(1)}, "tokenizer.chat_template is not a string"),
         ({"split.count": uint32(2)}, "one of 2 parts"),
         ({"llama.expert_count": uint32(8), "llama.expert_used_count": uint32(2)}, "is missing"),
         ({"llama.expert_count": uint32(1 << 30), "llama.expert_used_count": uint32(2)}, "more than any model has"),
         ({"llama.block_count": uint32(1 << 30)}, "more than any model has"),
-        ({"tokenizer.ggml.scores": array(ValueType.STRING, ["x"] * 32000)}, "scores are no numbers"),
+        ({"tokenizer.ggml.scores": array(ValueType.STRING, ["x"] * 32000)}, "scores holds values that are not numbers"),
     ],
 )
 def test_bad_files_are_refused_in_one_line(  # type: ignore[no-untyped-def]

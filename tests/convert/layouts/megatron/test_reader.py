@@ -272,7 +272,7 @@ def test_a_hostile_index_runs_nothing(written: Path, model: Path, tmp_path: Path
 
 def test_a_hostile_common_state_runs_nothing(written: Path, model: Path, tmp_path: Path) -> None:
     torch.save({"args": Attack(tmp_path / "ran")}, written / "common.pt")
-    with pytest.raises(FormatError, match=r"common\.pt: it reaches for posix\.system"):
+    with pytest.raises(FormatError, match=r"common\.pt: the pickle uses posix\.system"):
         open_megatron(written, model)
     assert not (tmp_path / "ran").exists()
 
