@@ -1,4 +1,4 @@
-"""The file types: the names people ask for, such as Q4_K_M, each with its number and its default block type.
+"""The file types, such as Q4_K_M: each with its number and its default block type.
 
 Names, aliases, numbers and defaults are those of llama-quantize (llama.cpp tools/quantize/quantize.cpp, include/llama.h
 `llama_ftype`, src/llama-quant.cpp `llama_ftype_get_default_type`).
@@ -14,7 +14,7 @@ from mconv.convert.tensors.block_types import BlockType
 
 
 class FileType(Enum):
-    """What a whole file is quantized to: its `general.file_type`, and the type of a tensor that no rule singles out."""
+    """A type for a whole file: its number in `general.file_type`, and the block type of tensors without a rule."""
 
     F32 = (0, BlockType.F32)
     F16 = (1, BlockType.F16)
@@ -61,10 +61,10 @@ _ALIASES = {"Q3_K": FileType.Q3_K_M, "Q4_K": FileType.Q4_K_M, "Q5_K": FileType.Q
 
 
 def find_file_type(name: str) -> FileType:
-    """The file type of this name or alias, in any case.
+    """The file type with this name or alias, in upper or lower case: `q4_k` is Q4_K_M.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the name is unknown.
     """
     known = {**FileType.__members__, **_ALIASES}
     found = known.get(name.upper())

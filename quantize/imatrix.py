@@ -1,6 +1,6 @@
-"""Importance matrices: for each column of a weight matrix, how much its inputs weigh in the calibration text.
+"""Importance matrices: for each column of a weight matrix, the mean square of its inputs in the calibration text.
 
-Both forms that llama-imatrix writes are read, and both give the float32 values that llama-quantize works with
+Both formats of llama-imatrix are supported, and give the float32 values that llama-quantize works with
 (llama.cpp common/imatrix-loader.cpp, tools/quantize/quantize.cpp `load_imatrix`).
 """
 
@@ -23,23 +23,25 @@ from mconv.convert.tensors.files import SourceFile
 from mconv.convert.tensors.nodes import FileTensor, row_count
 from mconv.convert.tensors.plain import plain
 
-_RECREATE_HINT = "the file is damaged or is no importance matrix; get it again, or make it again with llama-imatrix"
+_RECREATE_HINT = (
+    "the file is damaged or is not an importance matrix; copy it again, or make it again with llama-imatrix"
+)
 _STRING_BYTES = 127
-"""Bytes that llama-quantize's buffer for a metadata string holds."""
+"""Size of llama-quantize's buffer for a metadata string, in bytes."""
 _LARGEST_SUM = 1e20
-"""Far more than activations add up to, and little enough for the float32 sums of ggml's searches."""
+"""Far more than real activations add up to, and small enough for the float32 sums in ggml's searches."""
 
 
 @dataclass(frozen=True)
 class ImportanceMatrix:
-    """The importance of columns, by tensor.
+    """The importance of the columns of each tensor.
 
     Attributes:
-        file_name: name of the file it came from, without folders.
+        file_name: name of the file it was read from, without folders.
         entries: GGUF tensor name to float32 (experts * columns,), none negative; one expert after the other.
         datasets: names of the calibration texts.
-        chunks: number of chunks of text it was computed from; 0 where unknown.
-        file: where it was read from; None where it was made in memory.
+        if role_of(name) is Role.TOKEN_EMBEDDING:
+            # The calibration used a tied embedding as the output matrix, transposed: llama-quantize ignores it too.
     """
 
     file_name: str
@@ -59,17 +61,17 @@ class ImportanceMatrix:
         return TensorImportance(self.file, name, shape)
 
     def weights_of(self, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
-        """The importance of the columns of a tensor, or None if the matrix does not say.
+        """The importance of the columns of a tensor; None if the matrix has no entry for it.
 
         Args:
             name: GGUF name of the tensor.
             shape: its shape, slowest axis first; a third axis counts experts.
 
         Returns:
-            float32 (experts, columns), one expert for a plain matrix.
+            float32 (experts, columns), with one expert for a plain matrix.
 
         Raises:
-            QuantizationError: there is an entry, but of another size.
+            QuantizationError: the entry has another size than the tensor.
         """
         values = self.entries.get(name)
         if values is None:
@@ -78,25 +80,25 @@ class ImportanceMatrix:
         if values.size == experts * columns:
             return values.reshape(experts, columns)
         if role_of(name) is Role.TOKEN_EMBEDDING:
-            # A tied embedding takes part in the calibration as the output, transposed: llama-quantize ignores it too.
+            # The calibration used a tied embedding as the output matrix, transposed: llama-quantize ignores it too.
             return None
         raise QuantizationError(
-            f"{self.file_name}: the entry of {name} has {values.size} values, and the tensor needs {experts * columns}",
-            "use the importance matrix that was computed for this very model",
+            f"{self.file_name}: the entry of {name} has {values.size} values, but the tensor needs {experts * columns}",
+            "use the importance matrix that was computed for this model",
         )
 
     def metadata(self) -> Metadata:
-        """The keys that a file quantized with this matrix carries, as llama-quantize writes them.
+        """The metadata of a file quantized with this matrix, as llama-quantize writes it.
 
-        One difference: of a path, only the last part is told.
+        One difference: paths are shortened to their last part.
         """
-        told: Metadata = {"quantize.imatrix.file": string(_cut(self.file_name))}
+        keys: Metadata = {"quantize.imatrix.file": string(_cut(self.file_name))}
         if self.datasets:
-            told["quantize.imatrix.dataset"] = string(_cut(_without_absolute_folder(self.datasets[0])))
-        told["quantize.imatrix.entries_count"] = uint32(len(self.entries))
+            keys["quantize.imatrix.dataset"] = string(_cut(_without_absolute_folder(self.datasets[0])))
+        keys["quantize.imatrix.entries_count"] = uint32(len(self.entries))
         if self.chunks > 0:
-            told["quantize.imatrix.chunks_count"] = uint32(self.chunks)
-        return told
+            keys["quantize.imatrix.chunks_count"] = uint32(self.chunks)
+        return keys
 
 
 @plain
@@ -133,10 +135,10 @@ def _read_once(file: SourceFile) -> ImportanceMatrix:
 
 
 def read_imatrix(path: Path) -> ImportanceMatrix:
-    """Read an importance matrix, in GGUF form or in the older one (.dat).
+    """Read an importance matrix, in GGUF or in the older format (.dat).
 
     Raises:
-        FormatError: the file breaks the rules of its form, or holds a value that is no sum of squares.
+        FormatError: the file breaks the rules of its format, or holds a value that cannot be a sum of squares.
         SourceError: a GGUF file is shorter than its header claims.
     """
     with path.open("rb") as file:
@@ -146,9 +148,11 @@ def read_imatrix(path: Path) -> ImportanceMatrix:
 
 
 def _require_sums_of_squares(path: Path, name: str, sums: np.ndarray) -> None:
-    # Nothing else leaves llama-imatrix, and on anything else ggml may end the whole process.
+    # llama-imatrix writes nothing else, and with other values ggml may abort the process.
     if not ((sums >= 0) & (sums <= _LARGEST_SUM)).all():
-        raise FormatError(f"{path.name}: the entry of {name} holds a value that is no sum of squares", _RECREATE_HINT)
+        raise FormatError(
+            f"{path.name}: the entry of {name} holds a value that is not a sum of squares", _RECREATE_HINT
+        )
 
 
 def _read_gguf(path: Path) -> ImportanceMatrix:
@@ -157,13 +161,13 @@ def _read_gguf(path: Path) -> ImportanceMatrix:
     counts = _tensors_with_suffix(file, ".counts")
     if not sums or sums.keys() != counts.keys():
         odd = min(sums.keys() ^ counts.keys(), default="any tensor")
-        raise FormatError(f"{path.name}: no pair of .in_sum2 and .counts for {odd}", _RECREATE_HINT)
+        raise FormatError(f"{path.name}: .in_sum2 or .counts is missing for {odd}", _RECREATE_HINT)
     entries = {name: _mean(path, name, _values(path, sums[name]), _values(path, counts[name])) for name in sums}
     datasets, chunks = file.metadata.get("imatrix.datasets"), file.metadata.get("imatrix.chunk_count")
     if datasets is None or datasets.item_type is not ValueType.STRING:
-        raise FormatError(f"{path.name}: imatrix.datasets is no list of names", _RECREATE_HINT)
+        raise FormatError(f"{path.name}: imatrix.datasets is not a list of names", _RECREATE_HINT)
     if chunks is None or chunks.type is not ValueType.UINT32:
-        raise FormatError(f"{path.name}: imatrix.chunk_count is no 32-bit number", _RECREATE_HINT)
+        raise FormatError(f"{path.name}: imatrix.chunk_count is not a 32-bit number", _RECREATE_HINT)
     return ImportanceMatrix(path.name, entries, tuple(map(_text, datasets.content)), chunks.content)
 
 
@@ -178,10 +182,10 @@ def _values(path: Path, tensor: FileTensor) -> np.ndarray:
 
 
 def _mean(path: Path, name: str, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Sums of squares over the number of tokens, expert by expert; an expert that saw no token weighs all alike."""
+    """Sums of squares divided by the number of tokens, for each expert; ones for an expert that saw no token."""
     _require_sums_of_squares(path, name, sums)
     if sums.size % counts.size or not np.isfinite(counts).all():
-        raise FormatError(f"{path.name}: the counts of {name} do not go with its sums", _RECREATE_HINT)
+        raise FormatError(f"{path.name}: the counts of {name} do not fit its sums", _RECREATE_HINT)
     tokens = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)[:, None]
     per_expert = sums.reshape(counts.size, -1)
     means = np.divide(per_expert, tokens, out=np.ones_like(per_expert), where=tokens > 0)
@@ -203,7 +207,7 @@ def _read_legacy(path: Path) -> ImportanceMatrix:
             raise FormatError(f"{path.name}: {name} has two entries", _RECREATE_HINT)
         _require_sums_of_squares(path, name, sums)
         entries[name] = sums / np.float32(calls) if calls > 0 else sums
-    # Older files end here; later ones tell about the calibration.
+    # Older files end here; later ones describe the calibration.
     chunks = cursor.int32() if cursor.left else 0
     dataset_bytes = cursor.int32() if cursor.left else 0
     datasets = (cursor.text(dataset_bytes),) if dataset_bytes > 0 else ()
@@ -223,13 +227,13 @@ class _Cursor:
 
     @property
     def left(self) -> int:
-        """Bytes that are left."""
+        """Bytes left to read."""
         return self._bytes.size - self._position
 
     def _take(self, count: int) -> bytes:
         if count > self.left:
             raise FormatError(
-                f"{self._path.name}: at byte {self._position} it claims {count} more bytes, and {self.left} are left",
+                f"{self._path.name}: at byte {self._position} it claims {count} more bytes, but {self.left} are left",
                 _RECREATE_HINT,
             )
         start = self._position

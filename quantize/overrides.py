@@ -1,4 +1,4 @@
-"""`--tensor-type REGEX=TYPE`: the types that a person asks for, tensor by tensor."""
+"""`--tensor-type REGEX=TYPE`: types that the user chooses for single tensors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mconv.convert.tensors.block_types import BlockType, find_block_type
 
 @dataclass(frozen=True)
 class Override:
-    """Every tensor whose name the pattern is found in gets the type.
+    """The type for every tensor whose name contains a match of the pattern.
 
     Attributes:
-        text: the pattern as it was written.
-        pattern: searched in GGUF names, without regard to case.
-        type: the type asked for.
+        text: the pattern as the user wrote it.
+        pattern: searched in GGUF names, ignoring case.
+        type: the requested type.
     """
 
     text: str
@@ -27,7 +27,7 @@ class Override:
 
 
 def parse_override(text: str) -> Override:
-    """An override from `REGEX=TYPE`.
+    """Parse `REGEX=TYPE`, such as `attn_v=q8_0`.
 
     llama-quantize lower-cases the whole pattern, which turns `\\D` into `\\d`; here case is ignored instead.
 
@@ -36,13 +36,13 @@ def parse_override(text: str) -> Override:
     """
     regex, equals, type_name = text.partition("=")
     if not (regex and equals and type_name):
-        raise UsageError(f"--tensor-type '{text}' is not REGEX=TYPE", "write for example attn_v=q8_0")
+        raise UsageError(f"--tensor-type '{text}' is not REGEX=TYPE", "write it like attn_v=q8_0")
     try:
         pattern = re.compile(regex, re.IGNORECASE)
     except re.error as error:
         raise UsageError(
             f"--tensor-type '{text}': '{regex}' is not a regular expression: {error}",
-            "put a backslash before each character that is meant literally",
+            "put a backslash before each character that should be matched literally",
         ) from None
     return Override(regex, pattern, find_block_type(type_name))
 
@@ -56,9 +56,9 @@ def check_overrides(overrides: Iterable[Override], quantizable: list[str], kept:
     """Require that each override matches a tensor that can be quantized.
 
     Args:
-        overrides: what was asked for.
-        quantizable: names of the tensors that take the type they are given.
-        kept: names of those that always keep their own, such as norms.
+        overrides: those of the command line.
+        quantizable: names of the tensors that can be quantized.
+        kept: names of the tensors that always keep their type, such as norms.
 
     Raises:
         UsageError: an override matches nothing, or only tensors that keep their type.
@@ -70,7 +70,7 @@ def check_overrides(overrides: Iterable[Override], quantizable: list[str], kept:
         if in_vain is not None:
             raise UsageError(
                 f"--tensor-type '{override.text}' matches only tensors that are never quantized, such as {in_vain}",
-                "leave it out, or name a weight matrix",
+                "remove the option, or match a weight matrix",
             )
         near = ", ".join(_nearest(override, quantizable))
         raise UsageError(f"--tensor-type '{override.text}' matches no tensor", f"the closest names are {near}")

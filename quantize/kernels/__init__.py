@@ -1,6 +1,7 @@
 """Quantization kernels that write the bytes of ggml many times faster (see docs/explanation/kernels.md).
 
-One file a block type, compiled with Numba on first use and cached; importing this package compiles and imports nothing.
+There is one file per block type, compiled with Numba on first use and cached. Importing this package compiles
+nothing and does not import Numba.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _compiling = threading.Lock()
 
 
 def prepare(type_names: Iterable[str], progress: Callable[[str], None] | None = None) -> None:
-    """Compile the kernels of these types, or load them from the cache, so that no later call waits for a compiler.
+    """Compile the kernels of these types, or load them from the cache, so that later calls need no compiler.
 
     Args:
         type_names: members of `SUPPORTED`.
@@ -37,7 +38,7 @@ def prepare(type_names: Iterable[str], progress: Callable[[str], None] | None = 
 def quantize_rows(type_name: str, rows: np.ndarray, weights: np.ndarray | None, out: np.ndarray) -> None:
     """Encode rows to the bytes that ggml writes on x86-64 (ggml/src/ggml.c `ggml_quantize_chunk`).
 
-    Any number of threads may call it at once; the work is done without Python's lock and in constant memory.
+    Safe to call from any number of threads; it releases Python's global lock and uses constant memory.
 
     Args:
         type_name: a member of `SUPPORTED`.
@@ -47,7 +48,7 @@ def quantize_rows(type_name: str, rows: np.ndarray, weights: np.ndarray | None, 
 
     Raises:
         KeyError: the type has no kernel.
-        TypeError: an array is not of the type, shape or layout above.
+        TypeError: an array has another type, shape or layout.
     """
     kernel = _kernel(type_name)
     block = BlockType[type_name]
@@ -63,7 +64,7 @@ def quantize_rows(type_name: str, rows: np.ndarray, weights: np.ndarray | None, 
 
 
 def _address(array: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> int:
-    # A kernel sees only an address: a wrong array would be read or written past its end.
+    # A kernel gets only an address: it would read or write past the end of a wrong array.
     if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
         raise TypeError(f"expected C-contiguous {dtype} {shape}, not {array.dtype} {array.shape}")
     return array.ctypes.data

@@ -29,7 +29,7 @@ _EXACT = np.float32(4194303)  # below it, `MAGIC` rounding is plain rounding
 
 
 def trial_tops(top: int, start: float, delta: float, steps: int) -> np.ndarray:
-    """What the range of a block is divided into: first `top`, then `steps` + 1 trials around it. float32."""
+    """The divisors of a block's range: first `top`, then `steps` + 1 trials around it. float32."""
     delta32, start32 = np.float32(delta), np.float32(start)
     trials = [start32 + delta32 * np.float32(i) + np.float32(top) for i in range(steps + 1)]
     return np.array([np.float32(top), *trials], np.float32)

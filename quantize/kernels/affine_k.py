@@ -60,7 +60,7 @@ def _plain_scale(values: Buffer, levels: Buffer) -> Floats:
 
 @jit
 def _pack_header(scales: Buffer, lows: Buffer, header: Buffer) -> None:
-    """6-bit scales and minima into bytes; the arguments get what a reader of the bytes will see."""
+    """Pack 6-bit scales and minima into bytes; the arguments are set to what a reader of the bytes will see."""
     header[1] = fill(0)
     header[2] = fill(0)
     header[3] = fill(0)
@@ -79,7 +79,7 @@ def _pack_header(scales: Buffer, lows: Buffer, header: Buffer) -> None:
 def _round_block(x: Buffer, scale: Floats, low: Floats, found: tuple, top: int, levels: Buffer) -> None:
     """32 vectors `x` -> 8 dwords of levels for the scale and minimum as stored.
 
-    Where the stored scale is zero, ggml leaves the levels that the search has found: `found` is their step and low.
+    If the stored scale is zero, ggml keeps the levels that the search has found: `found` is their step and low.
     """
     block_levels = i32_buffer(4)
     vanished = scale == ZERO

@@ -1,4 +1,4 @@
-"""What Q5_0 and Q5_1 share: 32 levels of 5 bits, and weights that know the variance of their whole row."""
+"""What Q5_0 and Q5_1 share: 32 levels of 5 bits, and weights that depend on the variance of their whole row."""
 
 from __future__ import annotations
 

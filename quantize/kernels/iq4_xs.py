@@ -62,7 +62,7 @@ def _fit(x: Buffer, importances: int, places: Places, header: Buffer, levels: Bu
 
 
 def kernel(rows: int, kind: int, blocks: int, period: int, importances: int, out: int) -> None:
-    """The scale of all as float16, 2 and 4 bytes with the high and low bits of scales, then 16 bytes a sub-block."""
+    """The scale of all as float16, 2 and 4 bytes with the high and low bits of scales, then 16 bytes per sub-block."""
     places, columns = new_places(), new_places()
     x, packed, levels = f32_buffer(256), i32_buffer(34), i32_buffer(64)
     for first in range(0, blocks, WIDTH):

@@ -12,7 +12,7 @@ from typing import Any
 from numba import config, extending, njit, types
 from numba.misc.appdirs import AppDirs
 
-# Numba declares less than it takes and gives.
+# The annotations of Numba are narrower than what it accepts and returns.
 _njit: Any = njit
 _config: Any = config
 
@@ -31,10 +31,10 @@ intrinsic: Any = extending.intrinsic
 
 
 def _cache_folder() -> Path | None:
-    """A writable folder for compiled kernels, or None where there is none.
+    """A writable folder for compiled kernels; None if there is none.
 
-    Its name holds a digest of these sources, since Numba's own check looks at the file of the kernel alone and would
-    miss a change in the pieces it shares with others.
+    Its name contains a digest of all sources here, since Numba itself checks only the file of the kernel and would miss
+    a change in shared functions.
     """
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
@@ -52,11 +52,11 @@ def _cache_folder() -> Path | None:
 def compile_kernel(
     function: Callable[..., None], signature: Any = _SIGNATURE, fastmath: frozenset[str] = frozenset()
 ) -> Callable[..., None]:
-    """Compile a function, or load it from the cache; where the cache cannot be used the code lives in memory alone.
+    """Compile a function, or load it from the cache; if the cache cannot be used, the code is kept in memory only.
 
     Args:
-        signature: of the function; that of a kernel unless told.
-        fastmath: LLVM's flags for the order of float operations. A kernel has none.
+        signature: of the function; by default that of a kernel.
+        fastmath: LLVM's flags for the order of float operations. Kernels must not use any.
     """
     options = {**_OPTIONS, "fastmath": set(fastmath)}
     folder = _cache_folder()
@@ -65,7 +65,7 @@ def compile_kernel(
         _config.CACHE_DIR = str(folder)
         try:
             return _compiled(_njit(cache=True, **options)(function), signature)
-        except OSError:  # the folder filled up, or went away
+        except OSError:  # the disk is full, or the folder was removed
             pass
         finally:
             _config.CACHE_DIR = configured

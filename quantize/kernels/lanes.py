@@ -5,8 +5,8 @@ scalar types. A kernel written with them reads like the scalar algorithm and run
 lane does the IEEE float32 operations of scalar code in their order, since LLVM may neither reorder nor fuse them.
 `Buffer` is a small array of vectors on the stack.
 
-Scalars mix with vectors of their kind: np.float32 with F32, integers with I32. A float64 does not type, so that a
-constant that forgot its np.float32 is an error and not a slower, different result.
+Scalars mix with vectors of their kind: np.float32 with F32, integers with I32. A float64 is a type error, so that a
+constant without np.float32 cannot give a slower, different result.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mconv.quantize.kernels.jit import intrinsic
 WIDTH = 32 if llvm.get_host_cpu_features().get("avx512f") else 16
 _ALIGN = 64  # of buffers, in bytes: no vector straddles a cache line
 
-# What these values are to Python's own type checker.
+# These values as Python's type checker sees them.
 Floats: TypeAlias = Any
 Ints: TypeAlias = Any
 Mask: TypeAlias = Any
@@ -84,7 +84,7 @@ def _splat(builder: ir.IRBuilder, lanes: Lanes, scalar: ir.Value) -> ir.Value:
 
 
 def _operand(argument: types.Type, lanes: Lanes) -> types.Type | None:
-    """The type in which an operator of `lanes` takes `argument`, or None where it does not."""
+    """The type as which an operator of `lanes` accepts `argument`; None if it does not."""
     scalar = types.unliteral(argument)
     return scalar if scalar == lanes or scalar in _SCALARS[lanes] else None
 
@@ -97,7 +97,7 @@ def _vectors(builder: ir.IRBuilder, lanes: Lanes, operands: Any, values: Any) ->
 
 
 def _binary(function: Any, lanes: Lanes, result: Lanes, emit: _Emit) -> None:
-    """Teach `function(a, b)` about `lanes` on either side, with `lanes` or a scalar of its kind on the other."""
+    """Define `function(a, b)` for `lanes` on either side, with `lanes` or a scalar of its kind on the other."""
 
     class Template(templates.AbstractTemplate):
         key = function
@@ -139,7 +139,7 @@ for _lanes, _names, _emit in (
 
 def _comparison(name: str, symbol: str) -> None:
     def floats(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-        # As in C, a NaN makes every comparison false but `!=`.
+        # As in C, every comparison with a NaN is false except `!=`.
         return (builder.fcmp_unordered if symbol == "!=" else builder.fcmp_ordered)(symbol, a, b)
 
     def ints(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
@@ -157,7 +157,7 @@ for _name, _symbol in (("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">="), ("e
 
 
 def _lowered(signature: Any, emit: _Emit) -> Any:
-    """What an intrinsic answers: its signature, and how `emit(builder, *values)` makes its value."""
+    """What an intrinsic returns: its signature, and how `emit(builder, *values)` makes its value."""
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         return emit(builder, *args)

@@ -36,8 +36,8 @@ def new_places(typingctx: Any) -> Any:
 def set_places(places: Places, first: int, count: int, period: int, size: int) -> None:
     """Lane i takes block `first + i`, of `size` bytes; places repeat after `period` blocks.
 
-    Lanes behind the last of `count` blocks repeat it: they compute and write the same bytes once more, and no kernel
-    needs a second path for the end of a tensor.
+    Lanes after the last of `count` blocks repeat it: they compute and write the same bytes again, so that kernels need
+    no separate code for the end of a tensor.
     """
     for lane in range(WIDTH):
         places[lane] = (min(first + lane, count - 1) % period) * size
@@ -81,7 +81,7 @@ def _from_f16(builder: ir.IRBuilder, raw: ir.Value) -> ir.Value:
     return builder.bitcast(builder.or_(builder.or_(scaled, exponent), sign), _FLOATS)
 
 
-# The kinds of source: how one element lies in memory, and how it becomes a float32.
+# The kinds of source: how an element is stored, and how it becomes a float32.
 F32_KIND, F16_KIND, BF16_KIND = 0, 1, 2
 KIND_BYTES = (4, 2, 2)
 _STORAGE = (_I32, _I16, _I16)

@@ -20,7 +20,7 @@ _TRIALS = np.arange(-7, 8, dtype=np.float32) + VALUES[0]
 
 @jit
 def nearest_index(x: Floats) -> Ints:
-    """The index of the nearest value. NaN, which no comparison in ggml stops, is taken to the highest as there."""
+    """The index of the nearest value. NaN gives the highest, as in ggml, where no comparison stops it."""
     index = fill(0)
     for i in range(15):
         index += select(x < THRESHOLDS[i], fill(0), 1)
@@ -39,9 +39,9 @@ def _nearest_value(x: Floats) -> Floats:
 def search_nonlinear(x: Buffer, weights: Buffer) -> Floats:
     """The best scale of each lane's block of 32; 0 where the block is zero.
 
-    The trials differ so little (134/120 end to end) and the thresholds lie so far apart (a factor of 1.2 and more) that
-    an element meets at most two values, and one threshold between them, in all of them. So each element brings its two
-    terms of each sum ready made, and a trial only chooses.
+    The trials differ so little (134/120 from first to last) and the thresholds are so far apart (a factor of 1.2 or
+    more) that an element meets at most two values, and one threshold between them, in all trials. So both terms of each
+    sum are computed once per element, and a trial only selects one.
     """
     middles = f32_buffer(32)
     low_qx, high_qx = f32_buffer(32), f32_buffer(32)

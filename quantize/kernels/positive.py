@@ -1,6 +1,6 @@
 """The search for one scale of values that are not negative: x is nearly scale * level, levels from 0 to 63.
 
-This is ggml-quants.c's `make_qp_quants`, which quantizes the scales and the minima of a super-block where there is an
+This is ggml-quants.c's `make_qp_quants`, which quantizes the scales and the minima of a super-block if there is an
 importance matrix.
 """
 
@@ -51,8 +51,8 @@ def search_positive(x: Buffer, weights: Buffer, count: int, levels: Buffer) -> F
         sum_lx += weights[i] * x[i] * factor
         sum_l2 += weights[i] * factor * factor
 
-    # One value at a time takes the level that is best for it, given the others. A pass without a change would repeat
-    # itself, so lanes that have settled lose nothing while others go on.
+    # One value at a time gets the level that is best for it, given the others. A pass without a change would only
+    # repeat itself, so lanes that have converged lose nothing while others continue.
     for _ in range(_PASSES):
         settled = True
         for i in range(count):

@@ -50,7 +50,7 @@ def kernel(rows: int, kind: int, blocks: int, period: int, importances: int, out
     source, target, shared = new_places(), new_places(), new_places()
     x, weights, levels, packed = f32_buffer(32), f32_buffer(32), i32_buffer(8), i32_buffer(6)
     set_places(shared, 0, 1, 1, 0)
-    # A lane takes a row where weights need the variance of rows, else a block, so that even one row fills the lanes.
+    # A lane processes a row if weights need the variance of rows, else a block, so that even one row fills the lanes.
     length = period if importances else 1
     count = blocks // length
     variance = fill(ZERO)

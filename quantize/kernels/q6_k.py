@@ -68,7 +68,7 @@ def _fit(x: Buffer, importances: int, places: Places, scale_levels: Buffer, leve
         for i in range(0, _BLOCK, 4):
             for k in range(4):
                 level = clamp(nearest(block[i + k] / block_scale), -_TOP, _TOP - 1) + _TOP
-                if some_vanished:  # ggml then leaves the levels that the search has found
+                if some_vanished:  # ggml then keeps the levels that the search has found
                     found = clamp(nearest(steps[j] * block[i + k]), -_TOP, _TOP - 1) + offsets[j]
                     level = select(vanished, found, level)
                 block_levels[k] = select(nothing, 0, level)

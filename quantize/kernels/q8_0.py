@@ -13,7 +13,7 @@ _BYTES = 34
 
 
 def kernel(rows: int, kind: int, blocks: int, period: int, importances: int, out: int) -> None:
-    """The scale as float16, then a signed byte a weight. Importance has no say."""
+    """The scale as float16, then one signed byte per weight. Importance is not used."""
     places = new_places()
     x, levels, packed = f32_buffer(32), i32_buffer(4), i32_buffer(8)
     for first in range(0, blocks, WIDTH):

@@ -1,4 +1,4 @@
-"""Rounding to integers and to half precision, to the bit as ggml does it."""
+"""Rounding to integers and to half precision, with exactly the bits of ggml."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAGIC_BITS = 0x4B400000
 
 @jit
 def nearest(value: Floats) -> Ints:
-    """The nearest integer, half to even; outside of +-2^22 what ggml makes of it (ggml-quants.c `nearest_int`).
+    """The nearest integer, half to even; outside +-2^22, the result of ggml (ggml-quants.c `nearest_int`).
 
     The low 23 bits of `value + MAGIC` are the integer plus 2^22. Infinities and NaN have such bits too, and kernels
     meet both: a subnormal scale has an infinite reciprocal.

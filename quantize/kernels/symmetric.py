@@ -13,7 +13,7 @@ from mconv.quantize.kernels.rounding import MAGIC, MAGIC_BITS, NOTHING, ZERO, cl
 
 
 def trial_tops(top: int) -> np.ndarray:
-    """What the largest value is divided into: first -top, then 18 trials around it. float32."""
+    """The divisors of the largest value: first -top, then 18 trials around it. float32."""
     trials = [-(np.float32(top) + np.float32(0.1) * np.float32(i)) for i in range(-9, 10) if i]
     return np.array([-np.float32(top), *trials], np.float32)
 

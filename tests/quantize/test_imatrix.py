@@ -120,7 +120,7 @@ def test_lookup_knows_what_is_missing_and_what_does_not_fit() -> None:
     matrix = ImportanceMatrix("old.dat", {"a.weight": entry, "token_embd.weight": entry})
     assert matrix.weights_of("b.weight", (4, 96)) is None
     assert matrix.weights_of("token_embd.weight", (4, 32)) is None
-    with pytest.raises(QuantizationError, match=r"old\.dat: the entry of a\.weight has 96 values, and .* needs 64"):
+    with pytest.raises(QuantizationError, match=r"old\.dat: the entry of a\.weight has 96 values, but .* needs 64"):
         matrix.weights_of("a.weight", (2, 4, 32))
 
 
@@ -155,15 +155,15 @@ ONE_COUNT = {NAME: COUNTS[NAME]}
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sums": {}, "counts": {}}, "no pair of .in_sum2 and .counts for any tensor"),
-        ({"sums": ONE, "counts": COUNTS}, "no pair of .in_sum2 and .counts for blk.0.ffn_down_exps.weight"),
-        ({"sums": ONE, "counts": {NAME: np.array([1, 2, 3], np.float32)}}, f"the counts of {NAME} do not go with"),
-        ({"sums": ONE, "counts": {NAME: np.array([np.nan], np.float32)}}, f"the counts of {NAME} do not go with"),
+        ({"sums": {}, "counts": {}}, ".in_sum2 or .counts is missing for any tensor"),
+        ({"sums": ONE, "counts": COUNTS}, ".in_sum2 or .counts is missing for blk.0.ffn_down_exps.weight"),
+        ({"sums": ONE, "counts": {NAME: np.array([1, 2, 3], np.float32)}}, f"the counts of {NAME} do not fit its sums"),
+        ({"sums": ONE, "counts": {NAME: np.array([np.nan], np.float32)}}, f"the counts of {NAME} do not fit its sums"),
         ({"sums": {NAME: SUMS[NAME].astype(np.float16)}, "counts": ONE_COUNT}, "is F16, not F32"),
         ({"sums": {NAME: np.full(4, np.inf, np.float32)}, "counts": ONE_COUNT}, f"the entry of {NAME} holds a value"),
         ({"sums": {NAME: np.full(4, -1, np.float32)}, "counts": ONE_COUNT}, f"the entry of {NAME} holds a value"),
-        ({"datasets": ()}, "imatrix.datasets is no list of names"),
-        ({"chunks": None}, "imatrix.chunk_count is no 32-bit number"),
+        ({"datasets": ()}, "imatrix.datasets is not a list of names"),
+        ({"chunks": None}, "imatrix.chunk_count is not a 32-bit number"),
     ],
 )
 def test_a_broken_gguf_form_is_an_error(tmp_path: Path, arguments: dict[str, object], message: str) -> None:
@@ -181,20 +181,20 @@ GOOD = legacy_entry(NAME, 1, VALUES)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "claims 4 more bytes, and 0 are left"),
-        (b"\1\0", "claims 4 more bytes, and 2 are left"),
+        (b"", "claims 4 more bytes, but 0 are left"),
+        (b"\1\0", "claims 4 more bytes, but 2 are left"),
         (struct.pack("<i", 0), "the number of entries is 0"),
         (struct.pack("<i", -1), "the number of entries is -1"),
-        (struct.pack("<i", 2**31 - 1) + GOOD, "claims 4 more bytes, and 0 are left"),
-        (struct.pack("<ii", 1, 2**31 - 1) + b"name", "claims 2147483647 more bytes, and 4 are left"),
+        (struct.pack("<i", 2**31 - 1) + GOOD, "claims 4 more bytes, but 0 are left"),
+        (struct.pack("<ii", 1, 2**31 - 1) + b"name", "claims 2147483647 more bytes, but 4 are left"),
         (struct.pack("<ii", 1, -5), "the length of a name is -5"),
-        (struct.pack("<i", 1) + GOOD[:-3], "claims 16 more bytes, and 13 are left"),
+        (struct.pack("<i", 1) + GOOD[:-3], "claims 16 more bytes, but 13 are left"),
         (struct.pack("<ii", 1, 1) + b"a" + struct.pack("<ii", 1, 2**31 - 1), "claims 8589934588 more bytes"),
         (struct.pack("<ii", 1, 1) + b"a" + struct.pack("<ii", 1, -1), "the number of values of a is -1"),
         (struct.pack("<ii", 1, 2) + b"\xff\xfe" + GOOD, "a name is not UTF-8"),
         (struct.pack("<i", 2) + GOOD + GOOD, f"{NAME} has two entries"),
         (struct.pack("<i", 1) + legacy_entry(NAME, 1, VALUES * np.nan), f"the entry of {NAME} holds a value"),
-        (struct.pack("<i", 1) + GOOD + struct.pack("<ii", 3, 100) + b"short", "claims 100 more bytes, and 5 are left"),
+        (struct.pack("<i", 1) + GOOD + struct.pack("<ii", 3, 100) + b"short", "claims 100 more bytes, but 5 are left"),
     ],
 )
 def test_a_broken_legacy_form_is_an_error(tmp_path: Path, content: bytes, message: str) -> None:
