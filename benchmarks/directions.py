@@ -1,9 +1,9 @@
-"""Between Hugging Face, Megatron-Core and GGUF: ours against a plain copy, and against what loads the same checkpoint.
+"""Conversions between Hugging Face, Megatron-Core and GGUF, compared with a plain copy and with loading the checkpoint.
 
     python benchmarks/directions.py
 
-Every input is read once beforehand, so that all find it in the page cache. Ours syncs what it writes; so does the copy
-that it is held against. Between the rows the disk is left to settle.
+Every input is read once beforehand, so that it is in the page cache. mconv syncs what it writes, and so does the copy.
+Between two rows, the disk is given time to settle.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(folder: Path, layers: int, threads: int) -> None:
     """Print what each direction costs."""
     source = folder / f"layers-{layers}"
     note("writing the checkpoint")
-    # In a process of its own: the peak memory of a child counts from that of its parent.
+    # In a separate process: the peak memory of a child starts from that of its parent.
     run([sys.executable, HERE / "checkpoint.py", source, layers])
     megatron, back, file = folder / "megatron", folder / "back", folder / "megatron.gguf"
     weights = source / "model.safetensors"

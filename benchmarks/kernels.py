@@ -1,4 +1,4 @@
-"""Our quantization kernels against ggml's `ggml_quantize_chunk`, on one core: weights per second and their ratio.
+"""mconv's quantization kernels beside ggml's `ggml_quantize_chunk`, on one core: weights per second and their ratio.
 
 Both sides quantize the same rows in turn, and the median of several turns counts. Time is the CPU time of the thread,
 which other work on the machine disturbs less than the clock on the wall.
@@ -17,7 +17,7 @@ from mconv.convert.cli.console import emit_json, emit_table, note, run_command
 from mconv.convert.tensors.block_types import BlockType
 from mconv.quantize import ggml, kernels
 
-# The least that counts as done, in times ggml: plain, with importance.
+# The lowest acceptable ratio to ggml: plain, with importance.
 GOALS = {"Q4_K": (6, 6), "Q5_K": (6, 6), "Q6_K": (4, 4), "IQ4_XS": (12, 12)}
 ROW = 4096
 

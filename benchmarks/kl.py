@@ -1,4 +1,4 @@
-"""mval kl beside the forward passes that it cannot do without, each model alone: how much lock-step adds.
+"""mval kl beside the forward passes of each model alone: how much lock-step adds.
 
 python benchmarks/kl.py REFERENCE ARTIFACT ... TEXT [--ctx N] [--chunks N] [--threads N] [--runs N]
 """

@@ -1,4 +1,4 @@
-"""llama-quantize through llama-cpp-python, as a process of its own: SOURCE TARGET FILE_TYPE_NUMBER THREADS."""
+"""llama-quantize through llama-cpp-python, in a separate process: SOURCE TARGET FILE_TYPE_NUMBER THREADS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running a command and reading what it cost: wall time, processor time, peak memory."""
+"""Run a command and measure its cost: wall time, processor time, peak memory."""
 
 from __future__ import annotations
 

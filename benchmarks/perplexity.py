@@ -54,8 +54,8 @@ def main(model: Path, text: Path, binary: str, ctx: int, chunks: int, threads: i
         *spent, output = run(theirs)
         times["llama-perplexity"].append((spent[0], spent[1]))
         # It can exit before the last lines of its log are written.
-        if told := re.search(r"PPL = ([\d.]+)", output):
-            values["llama-perplexity"] = float(told[1])
+        if found := re.search(r"PPL = ([\d.]+)", output):
+            values["llama-perplexity"] = float(found[1])
     medians = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in times.items()}
     for name, (wall, cpu) in medians.items():
         click.echo(f"{name:17}  perplexity {values[name]:.4f}  wall {wall:.2f} s  CPU {cpu:.2f} s")

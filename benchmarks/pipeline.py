@@ -1,4 +1,4 @@
-"""From a Hugging Face checkpoint to GGUF files: ours against convert_hf_to_gguf.py and llama-quantize, in one run.
+"""From a Hugging Face checkpoint to GGUF files: mconv beside convert_hf_to_gguf.py and llama-quantize, in one run.
 
     python benchmarks/pipeline.py --llama-cpp build/llama.cpp
 
@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 @click.option("--layers", default=18, show_default=True, help="Depth of the model; 18 make 1.1 billion weights.")
 @click.option("--threads", default=len(os.sched_getaffinity(0)), show_default=True)
 def main(llama_cpp: Path, folder: Path, layers: int, threads: int) -> None:
-    """Compare the pipelines, then show how ours scales."""
+    """Compare the pipelines, then show how mconv scales."""
     note("writing the checkpoint")
     source = folder / f"layers-{layers}"
     _write_checkpoint(source, layers)
@@ -53,7 +53,7 @@ def main(llama_cpp: Path, folder: Path, layers: int, threads: int) -> None:
         arguments = [sys.executable, HERE / "llama_quantize.py", theirs, folder / "theirs-quantized.gguf"]
         their_types[name] = run([*arguments, number, threads])
     mquant = [program("mquant"), source, "--output-dir", folder, "--threads", threads, "--overwrite"]
-    # The first use compiles the kernels, once on a machine.
+    # The first use compiles the kernels, once per machine.
     all_types = [word for name in TYPES for word in ("--type", name)]
     run([program("mquant"), HERE.parent / "examples/tiny-mistral", *all_types, "--output-dir", folder, "--overwrite"])
     our_types = {name: run([*mquant, "--type", name]) for name in TYPES}
@@ -88,7 +88,7 @@ def main(llama_cpp: Path, folder: Path, layers: int, threads: int) -> None:
 
 
 def _write_checkpoint(folder: Path, layers: int) -> None:
-    # In a process of its own: the peak memory of a child counts from that of its parent.
+    # In a separate process: the peak memory of a child starts from that of its parent.
     run([sys.executable, HERE / "checkpoint.py", folder, layers])
 
 

@@ -1,8 +1,8 @@
-"""The main job on the bundled example: convert, quantize to four types, prove each, and make a release of them.
+"""The main job on the bundled example: convert, quantize to four types, check each file, and build a release.
 
     make demo
 
-Every step is a command that a user would type; this script only runs them and gathers their JSON into one table.
+Every step is a command that a user would type. This script only runs them and collects their JSON into one table.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def run(command: str, *arguments: object) -> dict[str, Any]:
-    """Run one of our commands with --json, showing what was typed; returns its object."""
+    """Print and run one of our commands with --json; returns its object."""
     words = [command, *map(str, arguments), "--json"]
     click.echo(f"$ {shlex.join(words)}", err=True)
     program = Path(sys.executable).with_name(command)

@@ -53,7 +53,7 @@ CONFIG = MistralConfig(
     eos_token_id=2,
 )
 
-# Short windows first: they are cheaper, and most of what there is to learn lies within one text.
+# Short windows first: they are cheaper, and most of what can be learnt is within one text.
 TRAINING = [(TRAINING_SEED, (4, CONTEXT // 2), 0.75), (LONG_TRAINING_SEED, (2, CONTEXT), 0.25)]
 PEAK_LEARNING_RATE = 2e-3
 
@@ -85,7 +85,7 @@ def untrained() -> MistralForCausalLM:
 
 
 def training_batches(tokenizer: sentencepiece.SentencePieceProcessor, steps: int) -> Iterator[torch.Tensor]:
-    """The batches of the whole training, phase after phase."""
+    """The batches of the whole training, one phase after the other."""
     for seed, shape, share in TRAINING:
         yield from islice(windows(tokenizer, seed, shape), round(steps * share))
 

@@ -10,7 +10,7 @@ from words import ANIMALS, COUNTRIES, DAYS, MONTHS, OPPOSITES, TRANSLATIONS
 
 
 def questions(seed: int) -> Iterator[tuple[str, str]]:
-    """Questions with their answers, without end."""
+    """Endless questions with their answers."""
     rng = random.Random(seed)
     while True:
         yield rng.choice([_ask_animal, _ask_country, _ask_word, _ask_sum, _ask_opposite, _ask_day, _ask_story])(rng)

@@ -225,7 +225,7 @@ def animal_fact(animal: Animal, number: int) -> str:
 
 
 def riddle(rng: random.Random) -> str:
-    """What is told of an animal, and then its name."""
+    """A description of an animal, and then its name."""
     animal = rng.choice(ANIMALS)
     clues = [
         f"it lives in the {animal.home}",
@@ -343,12 +343,12 @@ KINDS: list[tuple[Callable[[random.Random], str], int]] = [
 
 
 def is_held_out(text: str) -> bool:
-    """Whether this text is one of those that no model may be trained on."""
+    """Whether this text is reserved for the evaluation."""
     return zlib.crc32(text.encode("utf-8")) % HELD_OUT_SHARE == 0
 
 
 def texts(seed: int, held_out: bool) -> Iterator[str]:
-    """Texts without end, of the training set or (``held_out``) of the evaluation set."""
+    """Endless texts, of the training set or (``held_out``) of the evaluation set."""
     rng = random.Random(seed)
     kinds, weights = zip(*KINDS, strict=True)
     while True:

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 CONTROL_SYMBOLS = ("[INST]", "[/INST]")
 
-# A user's turn stands between [INST] and [/INST]; the space before an answer is the one that SentencePiece puts there.
+# A user's turn is between [INST] and [/INST]; the space before an answer is the one that SentencePiece adds.
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
     "{% for message in messages %}"

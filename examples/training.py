@@ -20,7 +20,7 @@ TEXTS_PER_BLOCK = 64
 
 
 def running_text(tokenizer: sentencepiece.SentencePieceProcessor, seed: int) -> Iterator[int]:
-    """Ids of training texts one after the other, an empty line between two of them."""
+    """Ids of training texts one after the other, separated by an empty line."""
     source = texts(seed, held_out=False)
     while True:
         yield from tokenizer.encode("\n\n".join(islice(source, TEXTS_PER_BLOCK)) + "\n\n")
@@ -39,7 +39,7 @@ def chat(tokenizer: sentencepiece.SentencePieceProcessor, seed: int) -> Iterator
 def windows(
     tokenizer: sentencepiece.SentencePieceProcessor, seed: int, shape: tuple[int, int]
 ) -> Iterator[torch.Tensor]:
-    """Batches of ``shape`` (windows, tokens), int64, without end; each window starts with bos, and none comes twice."""
+    """Batches of ``shape`` (windows, tokens), int64, endlessly; each window starts with bos, and none is repeated."""
     rng = random.Random(seed)
     text, talk = running_text(tokenizer, seed), chat(tokenizer, seed)
     count, length = shape
@@ -49,7 +49,7 @@ def windows(
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """A short warm-up, then a straight line down to zero."""
+    """A short warm-up, then linear decay to zero."""
     warmup = min(100, steps // 10 + 1)
     return peak * min((step + 1) / warmup, (steps - step) / (steps - warmup))
 
@@ -61,7 +61,7 @@ def train(
     peak: float,
     on_step: Callable[[int, float], None],
 ) -> None:
-    """Train ``model`` in place with AdamW on next-token prediction; ``on_step`` hears of each step and its loss."""
+    """Train ``model`` in place with AdamW on next-token prediction; ``on_step`` gets each step and its loss."""
     matrices = [p for p in model.parameters() if p.ndim == 2]
     norms = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": norms, "weight_decay": 0.0}]
@@ -98,7 +98,7 @@ def perplexity(model: MistralForCausalLM, ids: list[int], context: int, bos: int
 
 
 def unigram_perplexity(ids: list[int]) -> float:
-    """What a model scores that knows how often each token of this very text occurs, and nothing else."""
+    """The perplexity of a model that knows only how often each token of this text occurs."""
     counts = torch.bincount(torch.tensor(ids)).double()
     shares = counts[counts > 0] / counts.sum()
     return math.exp(-(shares * shares.log()).sum().item())

@@ -1,4 +1,4 @@
-"""What the little texts of ``stories.py`` speak about: people, animals, trades, towns, and words of other languages.
+"""What the short texts of ``stories.py`` are about: people, animals, trades, towns, and words of other languages.
 
 Tables only. Every fact in them is stated the same way wherever it comes up, so a model can learn it.
 """
