@@ -1,32 +1,112 @@
-"""Read the JSON files beside the weights. None of them is trusted."""
+"""Reading files whole: texts, JSON and TOML, none of which is trusted."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from mconv.convert.errors import FormatError, SourceError
+from mconv.convert.errors import FormatError, SourceError, UsageError
+
+# What people write has a few levels and a few pages.
+_MOST_LEVELS = 16
+_MOST_TOML_BYTES = 1 << 20
+# `a.b.c...`, with or without quotes: tomllib's time grows with the square of it.
+_LONG_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){32}""")
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open for reading.
+
+    Raises:
+        SourceError: it is a pipe, a device or anything else that may never begin or never end.
+        OSError: it cannot be opened.
+    """
+    # Opening a pipe waits for a writer unless it is told not to.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise SourceError(f"{path} is not a regular file", "give a file, not a folder, a pipe or a device")
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(handle)
+
+
+def read_whole(path: Path) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        SourceError, OSError: see `open_regular`.
+    """
+    with open_regular(path) as file:
+        return file.read()
 
 
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file.
 
     Raises:
-        SourceError: the file does not exist.
+        SourceError: there is no such file, or it is not a regular one.
         FormatError: it is not UTF-8.
     """
-    # Reading a pipe or a device might wait forever.
-    if path.exists() and not path.is_file():
-        raise SourceError(f"{path.name} is not a regular file", "replace it by the file from the original checkpoint")
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_whole(path).decode("utf-8")
     except FileNotFoundError as error:
         raise SourceError(f"{path}: no such file", "give the folder of a complete checkpoint") from error
     except UnicodeDecodeError as error:
         raise FormatError(
             f"{path.name}: byte {error.start} is not UTF-8", "the file is damaged; download it again"
         ) from error
+
+
+def read_toml(path: Path, hint: str) -> tuple[dict[str, Any], str]:
+    """A TOML file that a person wrote.
+
+    Args:
+        hint: how to write one.
+
+    Returns:
+        its content, nested no deeper than what follows can recurse into; and its text.
+
+    Raises:
+        UsageError: it is not TOML.
+        FormatError: it is larger, or nested deeper, than anything that a person writes.
+        SourceError: it is not a regular file.
+        OSError: it cannot be read.
+    """
+    data = read_whole(path)
+    if len(data) > _MOST_TOML_BYTES:
+        raise FormatError(f"{path.name}: {len(data)} bytes are too many, {_MOST_TOML_BYTES} are the most", hint)
+    too_deep = FormatError(f"{path.name}: values are nested more than {_MOST_LEVELS} levels deep", hint)
+    try:
+        text = data.decode("utf-8")
+        if _LONG_KEY.search(text):
+            raise too_deep
+        content = tomllib.loads(text)
+    except RecursionError:
+        raise too_deep from None
+    # Besides its own error, tomllib lets through that of a number of too many digits.
+    except ValueError as error:
+        raise UsageError(f"{path.name} is not TOML: {error}", hint) from error
+    if _is_deeper(content, _MOST_LEVELS):
+        raise too_deep
+    return content, text
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and tables are nested more than so many levels deep."""
+    if not isinstance(value, (dict, list)):
+        return False
+    members = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(member, levels - 1) for member in members)
 
 
 def read_object(path: Path) -> dict[str, Any]:

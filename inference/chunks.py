@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mconv.convert.documents import read_whole
 from mconv.convert.errors import SourceError
 
 if TYPE_CHECKING:
@@ -21,9 +22,10 @@ def read_text(path: Path) -> str:
     """Read a text file as llama-perplexity does: all of it, less one final newline.
 
     Raises:
-        SourceError: it is not UTF-8.
+        SourceError: it is not UTF-8, or not a regular file.
+        OSError: it cannot be read.
     """
-    data = path.read_bytes()
+    data = read_whole(path)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

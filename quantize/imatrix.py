@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mconv.convert.containers.gguf import GgufFile, read_gguf
+from mconv.convert.documents import open_regular
 from mconv.convert.errors import FormatError, QuantizationError, SourceError
 from mconv.convert.layouts.gguf.names import role_of
 from mconv.convert.model.metadata import Metadata, ValueType, string, uint32
@@ -139,9 +140,9 @@ def read_imatrix(path: Path) -> ImportanceMatrix:
 
     Raises:
         FormatError: the file breaks the rules of its format, or holds a value that cannot be a sum of squares.
-        SourceError: a GGUF file is shorter than its header claims.
+        SourceError: a GGUF file is shorter than its header claims, or it is not a regular file.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         is_gguf = file.read(4) == b"GGUF"
     matrix = _read_gguf(path) if is_gguf else _read_legacy(path)
     return replace(matrix, file=SourceFile.at(path))

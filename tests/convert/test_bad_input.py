@@ -166,7 +166,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         edit_header(lambda h: h[next(iter(k for k in h if k[0] != "_"))].update(dtype=["BF16"])),
         "['BF16']",
     ),
-    "a configuration that is a pipe": (replace_by_pipe, "not a regular file"),
+    "a configuration that is a pipe": (replace_by_pipe, "is not a regular file"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.model").unlink(), "tokenizer"),
     "a tokenizer that is none": (
         lambda folder: (folder / "tokenizer.model").write_bytes(b"\x00" * 100),
@@ -326,6 +326,16 @@ def test_an_interrupt_between_two_steps_leaves_nothing(  # type: ignore[no-untyp
 
 def test_a_device_is_no_output(dense: Path, command) -> None:  # type: ignore[no-untyped-def]
     assert_refused(command(mconv, "hf-to-gguf", dense, "/dev/null", "--overwrite"), 4, "is not a regular file")
+
+
+@pytest.mark.parametrize(
+    ("step", "place"), [("hf-to-gguf", "loop"), ("hf-to-gguf", "loop/a.gguf"), ("hf-to-megatron", "loop/a")]
+)
+def test_an_output_behind_a_link_to_itself_is_named(
+    dense: Path, tmp_path: Path, command: Callable, step: str, place: str
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    assert_refused(command(mconv, step, dense, tmp_path / place), 4, f"{tmp_path / place}: a loop of symbolic links")
 
 
 def test_a_second_run_with_the_same_output_is_refused(dense: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]

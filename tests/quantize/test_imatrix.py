@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGUFWriter
 
 from mconv.convert.containers.gguf import read_gguf
-from mconv.convert.errors import FormatError, MconvError, QuantizationError
+from mconv.convert.errors import FormatError, MconvError, QuantizationError, SourceError
 from mconv.convert.model.metadata import string, uint32
 from mconv.convert.tensors.nodes import row_count
 from mconv.quantize.filetypes import FileType
@@ -19,6 +20,7 @@ from mconv.quantize.ggml import quantize_rows
 from mconv.quantize.imatrix import ImportanceMatrix, read_imatrix
 from mconv.quantize.mixture import ModelFacts
 
+from support.gguf_imatrix import write_gguf_imatrix
 from support.llama_quantize import Options, quantize, write_model
 
 GENERATOR = np.random.default_rng(7)
@@ -33,28 +35,10 @@ COUNTS = {
 
 
 def write_gguf_form(
-    path: Path,
-    sums: dict[str, np.ndarray] = SUMS,
-    counts: dict[str, np.ndarray] = COUNTS,
-    datasets: tuple[str, ...] = ("wiki.train.raw",),
-    chunks: int | None = 3,
+    path: Path, sums: dict[str, np.ndarray] = SUMS, counts: dict[str, np.ndarray] = COUNTS, **members: Any
 ) -> Path:
     """As llama-imatrix writes it."""
-    writer = GGUFWriter(path, "none")
-    writer.add_type("imatrix")
-    writer.add_array("imatrix.datasets", list(datasets))
-    if chunks is not None:
-        writer.add_uint32("imatrix.chunk_count", chunks)
-    writer.add_uint32("imatrix.chunk_size", 512)
-    for name, values in sums.items():
-        writer.add_tensor(f"{name}.in_sum2", values)
-    for name, values in counts.items():
-        writer.add_tensor(f"{name}.counts", values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return write_gguf_imatrix(path, sums, counts, **members)
 
 
 def legacy_entry(name: str, calls: int, values: np.ndarray) -> bytes:
@@ -113,6 +97,12 @@ def test_values_lead_to_the_bytes_of_llama_quantize(tmp_path: Path, write: Calla
     for expert in range(4):
         quantize_rows(FileType.Q5_K_S.default, weights[expert], importance[expert], ours[expert])
     assert ours.tobytes() == written.read(0, row_count(written.shape)).tobytes()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match="pipe is not a regular file"):
+        read_imatrix(tmp_path / "pipe")
 
 
 def test_lookup_knows_what_is_missing_and_what_does_not_fit() -> None:

@@ -203,6 +203,12 @@ def test_a_text_that_is_not_utf8(tmp_path: Path) -> None:
         chunks.read_text(path)
 
 
+def test_a_text_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match="pipe is not a regular file"):
+        chunks.read_text(tmp_path / "pipe")
+
+
 def test_a_text_that_is_too_short() -> None:
     assert chunks.cut(np.zeros(64, np.int32), 32).shape == (2, 32)
     with pytest.raises(SourceError, match="63 tokens, where a context of 32 needs 64"):

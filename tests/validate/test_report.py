@@ -123,9 +123,12 @@ def test_a_finding_that_fails_is_a_gate_that_fails(report: dict[str, Any]) -> No
         ("[every]\nkl_maen = 1", "kl_maen"),
         ("[evry]\nkl_mean = 1", "evry"),
         ("[every]\nkl_mean = { warm = 1 }", "warm"),
-        ("[every]\nkl_mean = 'low'", "every.kl_mean is no limit"),
+        ("[every]\nkl_mean = 'low'", "every.kl_mean is not a valid limit"),
+        ("[every]\nkl_mean = nan", "every.kl_mean is not a valid limit"),
+        ("[every]\nkl_mean = { warn = true }", "every.kl_mean is not a valid limit"),
+        (f"[every]\nkl_mean = 1{'0' * 400}", "every.kl_mean is not a valid limit"),
         ("[every", "not TOML"),
-        ("type = 3", "type is no table"),
+        ("type = 3", "type is not a table"),
     ],
 )
 def test_limits_are_read_strictly(text: str, word: str, tmp_path: Path) -> None:

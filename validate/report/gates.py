@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import math
-import tomllib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mconv.convert.documents import read_toml
 from mconv.convert.errors import UsageError
 
 DEFAULT_GATES = Path(__file__).with_name("default_gates.toml")
@@ -64,17 +65,15 @@ def read_gates(path: Path) -> Limits:
     """Read a file of limits.
 
     Raises:
-        UsageError: it is not TOML, or has something in it that is no limit.
+        UsageError: it is not TOML, or a member is not a valid limit.
+        SourceError, FormatError, OSError: see `read_toml`.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not TOML: {error}", "see the gates in docs/reference/mval.md") from error
+    content, _ = read_toml(path, "see the gates in docs/reference/mval.md")
     _known(path, content, (_EVERY, _TYPE))
     limits = {"": _limits(path, _EVERY, content.get(_EVERY, {}))}
     types = content.get(_TYPE, {})
     if not isinstance(types, dict):
-        raise UsageError(f"{path}: {_TYPE} is no table", f"write [{_TYPE}.Q4_K_M], then the limits")
+        raise UsageError(f"{path}: {_TYPE} is not a table", f"write [{_TYPE}.Q4_K_M], then the limits")
     for name, members in types.items():
         limits[name] = _limits(path, f"{_TYPE}.{name}", members)
     return limits
@@ -82,19 +81,25 @@ def read_gates(path: Path) -> Limits:
 
 def _limits(path: Path, table: str, members: Any) -> dict[str, Limit]:
     if not isinstance(members, dict):
-        raise UsageError(f"{path}: {table} is no table", f"write [{table}], then the limits")
+        raise UsageError(f"{path}: {table} is not a table", f"write [{table}], then the limits")
     _known(path, members, tuple(_METRICS))
     return {metric: _limit(path, f"{table}.{metric}", value) for metric, value in members.items()}
 
 
 def _limit(path: Path, name: str, value: Any) -> Limit:
     members = {"fail": value} if isinstance(value, (int, float)) else value
-    if not isinstance(members, dict) or any(
-        isinstance(number, bool) or not isinstance(number, (int, float)) for number in members.values()
-    ):
-        raise UsageError(f"{path}: {name} is no limit", f"write {name.split('.')[-1]} = {{ warn = 0.05, fail = 0.1 }}")
+    if not isinstance(members, dict) or not all(map(_is_number, members.values())):
+        metric = name.split(".")[-1]
+        raise UsageError(f"{path}: {name} is not a valid limit", f"write {metric} = {{ warn = 0.05, fail = 0.1 }}")
     _known(path, members, ("warn", "fail"))
     return Limit(**{key: float(number) for key, number in members.items()})
+
+
+def _is_number(value: Any) -> bool:
+    # Everything passes against NaN, and a whole number may be too large for a float.
+    if type(value) is int:
+        return abs(value) <= sys.float_info.max
+    return type(value) is float and not math.isnan(value)
 
 
 def _known(path: Path, members: Iterable[str], known: Sequence[str]) -> None:

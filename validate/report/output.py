@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mconv.convert.engine.files import write_files
+from mconv.convert.engine.outputs import resolved
 from mconv.convert.errors import DiskError, UsageError
 
 
@@ -21,13 +22,13 @@ def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path]) -> None:
         DiskError: one is a folder, a device or a pipe.
         OSError: a folder cannot be made, or not be written to.
     """
-    taken = {path.resolve() for path in inputs}
+    taken = {resolved(path) for path in inputs}
     for path in outputs:
         if path == Path("-"):
             raise UsageError("only --json can go to stdout", "give the name of a file")
-        if path.resolve() in taken:
+        if resolved(path) in taken:
             raise UsageError(f"{path} would overwrite what is read or written besides", "choose another name")
-        taken.add(path.resolve())
+        taken.add(resolved(path))
         if path.exists() and not path.is_file():
             raise DiskError(f"{path} is no regular file", "give the name of a file")
         path.parent.mkdir(parents=True, exist_ok=True)
