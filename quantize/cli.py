@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mconv.convert import __version__
 from mconv.convert.cli.console import emit_json, emit_table, note, progress_bar, run_command
 from mconv.convert.cli.options import (
     dry_run_option,
@@ -19,6 +19,7 @@ from mconv.convert.cli.options import (
     threads_option,
 )
 from mconv.convert.cli.output import describe
+from mconv.convert.cli.program import program
 from mconv.convert.errors import DiskError, UsageError
 from mconv.convert.reporting import format_bytes
 
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from mconv.quantize.plan import QuantizationPlan
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="mquant")
+@program("mquant", click.Command)
 @click.argument("source", type=path_type, metavar="SRC")
 @click.option(
     "--type", "types", multiple=True, required=True, metavar="T", help="File type, such as Q4_K_M; repeatable."
@@ -187,10 +187,8 @@ def _print_tensors(plans: list[QuantizationPlan]) -> None:
     click.echo()
 
 
-def main() -> None:
-    """Entry point of `mquant`."""
-    run_command(cli)
-
+main = partial(run_command, cli)
+"""Entry point of `mquant`."""
 
 if __name__ == "__main__":
     main()

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
-from mconv.convert import __version__
 from mconv.convert.cli.console import run_command
-from mconv.release.commands import commands
+from mconv.convert.cli.program import find_commands, program
+from mconv.release import commands
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="mrelease")
+@program("mrelease", click.Group)
 def cli() -> None:
     """From a recipe to a published repository: every file measured, every sum known."""
 
 
-for command in commands():
+for command in find_commands(commands):
     cli.add_command(command)
 
-
-def main() -> None:
-    """Entry point of `mrelease`."""
-    run_command(cli)
-
+main = partial(run_command, cli)
+"""Entry point of `mrelease`."""
 
 if __name__ == "__main__":
     main()

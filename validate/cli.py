@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
-from mconv.convert import __version__
 from mconv.convert.cli.console import run_command
-from mconv.validate.commands import commands
+from mconv.convert.cli.program import find_commands, program
+from mconv.validate import commands
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="mval")
+@program("mval", click.Group)
 def cli() -> None:
     """Is the artifact what the source was, and how much did it lose."""
 
 
-for command in commands():
+for command in find_commands(commands):
     cli.add_command(command)
 
-
-def main() -> None:
-    """Entry point of `mval`."""
-    run_command(cli)
-
+main = partial(run_command, cli)
+"""Entry point of `mval`."""
 
 if __name__ == "__main__":
     main()

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mconv.convert import __version__
 from mconv.convert.cli.console import emit_json, emit_table, note, run_command
 from mconv.convert.cli.conversions import conversions
 from mconv.convert.cli.options import hf_config_option, json_option, path_type
+from mconv.convert.cli.program import program
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="mconv")
+@program("mconv", click.Group)
 def cli() -> None:
     """Move checkpoints between layouts, exactly, in bounded memory."""
 
@@ -58,10 +58,8 @@ def _flatten(members: Mapping[str, Any], prefix: str = "") -> Iterator[list[str]
             yield [prefix + key, str(value).lower() if isinstance(value, bool) else str(value)]
 
 
-def main() -> None:
-    """Entry point of `mconv`."""
-    run_command(cli)
-
+main = partial(run_command, cli)
+"""Entry point of `mconv`."""
 
 if __name__ == "__main__":
     main()
