@@ -14,10 +14,10 @@ from typing import Any
 from mconv.convert.cli.console import json_text
 from mconv.convert.documents import read_object
 from mconv.convert.engine.files import write_files
+from mconv.release.inputs import ReleaseInputs
 from mconv.release.ledger import Ledger, Step
-from mconv.release.material import Material
 from mconv.release.recipe import Recipe
-from mconv.release.tools import all_tools
+from mconv.release.versions import measuring_versions
 from mconv.release.weights import TypeFiles
 
 # Not published, and hidden so that nobody takes it for what is: validation.json without the gates.
@@ -28,29 +28,29 @@ PAGE = "report.html"
 _WALL_TIMES = frozenset({"seconds", "reference_seconds", "tokens_per_second", "seconds_to_first_token"})
 
 
-def measurement_step(recipe: Recipe, material: Material, types: Sequence[TypeFiles], ledger: Ledger) -> Step:
+def measurement_step(recipe: Recipe, inputs: ReleaseInputs, types: Sequence[TypeFiles], ledger: Ledger) -> Step:
     """The step that measures."""
 
-    def inputs() -> Mapping[str, Any]:
+    def decisive() -> Mapping[str, Any]:
         def sums(*paths: Path | None) -> list[str]:
             return [ledger.digest(path).sha256 for path in paths if path is not None]
 
         return {
             "artifacts": {name: digest.sha256 for one in types for name, digest in ledger.outputs(one.parts).items()},
-            "source": {name: ledger.digest(path).sha256 for name, path in material.files.items()},
+            "source": {name: ledger.digest(path).sha256 for name, path in inputs.files.items()},
             "texts": dict(zip((text.name for text in recipe.texts), sums(*recipe.texts), strict=True)),
             "imatrix": sums(recipe.imatrix),
             "ctx": recipe.ctx,
             "chunks": recipe.chunks,
             "prompts": recipe.prompts,
-            "tools": all_tools(),
+            "tools": measuring_versions(),
         }
 
-    return Step("measurements", (MEASUREMENTS,), inputs)
+    return Step("measurements", (MEASUREMENTS,), decisive)
 
 
 def measure(
-    recipe: Recipe, material: Material, types: Sequence[TypeFiles], ledger: Ledger, step: Step, threads: int
+    recipe: Recipe, inputs: ReleaseInputs, types: Sequence[TypeFiles], ledger: Ledger, step: Step, threads: int
 ) -> None:
     """Run every check, and write what came of it.
 
@@ -60,7 +60,7 @@ def measure(
     from mconv.validate.report.make import PROMPTS, Request, make_report
 
     # Whole paths, which are in no text by accident: they are taken out again.
-    source = material.path.absolute()
+    source = inputs.path.absolute()
     artifacts = [ledger.folder.absolute() / one.first for one in types]
     texts = [text.absolute() for text in recipe.texts]
     request = Request(
@@ -77,7 +77,7 @@ def measure(
     ledger.begin(step)
     report = make_report(request, recipe.gates)
     names = {str(path): path.name for path in (*artifacts, *texts)}
-    report = _portable(report, {**names, str(source): material.repository or material.source.stem})
+    report = _portable(report, {**names, str(source): inputs.repository or inputs.source.stem})
     measured = {member: value for member, value in report.items() if member not in ("gates", "passed")}
     write_files(ledger.folder, {MEASUREMENTS: (json_text(measured) + "\n").encode()})
     ledger.finish(step)
@@ -87,7 +87,7 @@ def judge(folder: Path, gates: Path | None) -> dict[str, Any]:
     """What was measured, held to the gates: the content of validation.json.
 
     Raises:
-        UsageError: the file of gates is none.
+        UsageError: the file of gates is not valid.
         SourceError, FormatError: nothing was measured, or the file is damaged.
     """
     from mconv.validate.report.gates import DEFAULT_GATES, apply_gates, read_gates

@@ -54,7 +54,7 @@ def read_folder(folder: Path, expected: Mapping[str, FileDigest] | None = None) 
         raise UsageError(f"{folder}: no such folder", "give the folder of a release")
     paths = _files(folder)
     if not paths:
-        raise UsageError(f"{folder} holds no files", "give the folder of a release")
+        raise UsageError(f"{folder} is empty", "give the folder of a release")
     sums = folder / SUMS
     listed = read_sums(sums) if SUMS in paths else {}
     if SUMS in paths:
@@ -83,7 +83,7 @@ def read_sums(path: Path) -> dict[str, str]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         match = _LINE.fullmatch(line)
         if not match:
-            raise FormatError(f"{path.name}: line {number} is no sum and name", "write it with sha256sum")
+            raise FormatError(f"{path.name}: line {number} is not a sum and a name", "write it with sha256sum")
         sums[match["name"].removeprefix("./")] = match["sum"]
     return sums
 
@@ -125,7 +125,7 @@ def _files(folder: Path) -> dict[str, Path]:
         if path.is_file():
             found[name] = path
         elif not path.is_dir():
-            raise PublishError(f"{name} is no regular file", "remove it from the folder")
+            raise PublishError(f"{name} is not a regular file", "remove it from the folder")
     return found
 
 
@@ -143,4 +143,4 @@ def _read_digests(paths: Mapping[str, Path]) -> dict[str, FileDigest]:
         with byte_progress(sum(path.stat().st_size for path in paths.values()), "sha256") as bar:
             return {name: digest_file(path, bar.update) for name, path in paths.items()}
     except FileNotFoundError as error:
-        raise DiskError(f"{error.filename} went away", "leave the folder alone while it is published") from error
+        raise DiskError(f"{error.filename} disappeared", "leave the folder alone while it is published") from error

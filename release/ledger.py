@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from mconv.convert.cli.console import byte_progress, note
-from mconv.convert.documents import read_object_if_any
+from mconv.convert.documents import read_object
 from mconv.convert.engine.files import write_files
+from mconv.convert.engine.outputs import resolved
 from mconv.convert.errors import DiskError, FormatError
 from mconv.release.files import LEDGER, FileDigest, digest_file
 
@@ -78,7 +79,7 @@ class Ledger:
         Raises:
             OSError: it cannot be read.
         """
-        key = path.name if path.parent == self.folder else str(path.resolve())
+        key = path.name if path.parent == self.folder else str(resolved(path))
         status = path.stat()
         known = self._sums.get(key)
         if known is None or (known.size, known.modified_ns) != (status.st_size, status.st_mtime_ns):
@@ -112,16 +113,16 @@ class Ledger:
         return all(self._is(file, digest) for file, digest in record.outputs.items())
 
     def check_free(self, names: Iterable[str]) -> None:
-        """See to it that files of these names may be written.
+        """Check that files of these names may be written.
 
         Raises:
-            DiskError: one is there and comes from somebody else.
+            DiskError: one exists that no step of this ledger made.
         """
         owned = {name for record in self._records.values() for name in record.outputs}
         for name in names:
             if name not in owned and os.path.lexists(self.folder / name):
                 raise DiskError(
-                    f"{self.folder / name} is there already, and was not built here",
+                    f"{self.folder / name} exists already and was not built here",
                     "move it away, or choose another --folder",
                 )
 
@@ -190,15 +191,14 @@ def read_ledger(folder: Path) -> Ledger:
     """The ledger of a folder, empty where there is none.
 
     Raises:
-        DiskError: it is no folder.
-        FormatError: the file is not what this version writes.
+        DiskError: it is not a folder.
+        FormatError, SourceError: the file is not what this version writes.
     """
-    if folder.exists() and not folder.is_dir():
-        raise DiskError(f"{folder} is not a folder", "choose another --folder")
+    _check_folder(folder)
+    if not os.path.lexists(folder / LEDGER):
+        return Ledger(folder, {}, {})
     try:
-        content = read_object_if_any(folder / LEDGER)
-        if not content:
-            return Ledger(folder, {}, {})
+        content = read_object(folder / LEDGER)
         if content["schema_version"] != _SCHEMA_VERSION:
             raise ValueError(content["schema_version"])
         records = {
@@ -221,13 +221,11 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
     """The ledger of a folder that is about to be written, made if need be; no other run has it meanwhile.
 
     Raises:
-        DiskError: it is no folder, or another run has it.
-        FormatError: see `read_ledger`.
+        DiskError: it is not a folder, or another run has it.
+        FormatError, SourceError: see `read_ledger`.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise DiskError(f"{folder} is not a folder", "choose another --folder") from error
+    _check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -237,6 +235,13 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
         yield read_ledger(folder)
     finally:
         os.close(handle)
+
+
+def _check_folder(folder: Path) -> None:
+    # A link that leads nowhere or back to itself is in the way too.
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise DiskError(f"{folder} is not a folder", "choose another --folder")
+    resolved(folder)
 
 
 def _read_sum(path: Path, size: int) -> FileDigest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mconv.convert.errors import UsageError
 from mconv.release.recipe import Recipe, load_recipe
 
 
@@ -23,6 +24,16 @@ class Project:
     text: str
     recipe: Recipe
     folder: Path
+
+    def require_repository(self) -> str:
+        """Where the release goes.
+
+        Raises:
+            UsageError: the recipe does not say.
+        """
+        if self.recipe.repository is None:
+            raise UsageError(f"{self.path.name} names no repository", "add repository = 'ORGANIZATION/NAME'")
+        return self.recipe.repository
 
 
 def open_project(path: Path, folder: Path | None) -> Project:

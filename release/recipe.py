@@ -21,12 +21,14 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from mconv.convert.documents import read_toml
 from mconv.convert.errors import SourceError, UsageError
 from mconv.convert.reporting import parse_bytes
 from mconv.quantize.filetypes import find_file_type
-from mconv.release.publish.names import check_repository, check_tag
+from mconv.release.hub_names import check_repository, check_tag
 
 _PATHS = ("source", "hf_config", "imatrix", "gates", "licence_file")
+_HOW_TO_BEGIN = "mrelease init writes a recipe to begin with"
 _DOCUMENTED = "see the members of a recipe in docs/reference/mrelease.md"
 LANGUAGE = r"^[A-Za-z]{2,12}(-[A-Za-z0-9]{2,8})*$"
 
@@ -34,7 +36,7 @@ LANGUAGE = r"^[A-Za-z]{2,12}(-[A-Za-z0-9]{2,8})*$"
 def _from_its_folder(value: Any, info: ValidationInfo) -> Path:
     """A path as the recipe means it: relative ones count from the recipe's folder."""
     if not isinstance(value, str) or not value:
-        raise ValueError("it is no path")
+        raise ValueError("it is not a path")
     return (info.context or {}).get("folder", Path()) / from_home(value)
 
 
@@ -42,7 +44,7 @@ def from_home(path: str) -> Path:
     """A path with its `~` spelled out.
 
     Raises:
-        ValueError: there is no such home.
+        ValueError: nobody has that home.
     """
     try:
         return Path(path).expanduser()
@@ -69,13 +71,13 @@ def _source(value: str) -> str:
 
 def _size(value: Any) -> int:
     if not isinstance(value, str):
-        raise ValueError("it is no size such as '45GB'")
+        raise ValueError("it is not a size such as '45GB'")
     return parse_bytes(value)
 
 
 def _type_name(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("it is no type such as 'Q4_K_M'")
+        raise ValueError("it is not a type such as 'Q4_K_M'")
     return find_file_type(value).name
 
 
@@ -119,7 +121,7 @@ class Recipe(BaseModel):
     )
     types: list[TypeName] = Field(min_length=1, description="File types, as mquant knows them.")
     recommended: TypeName | None = Field(
-        default=None, description="The type to recommend; the first one unless told.", examples=["Q4_K_M"]
+        default=None, description="The type to recommend; default: the first one.", examples=["Q4_K_M"]
     )
     imatrix: FromHere | None = Field(
         default=None, description="Importance matrix of llama-imatrix.", examples=["imatrix.gguf"]
@@ -130,17 +132,18 @@ class Recipe(BaseModel):
         examples=["45GB"],
     )
     texts: list[FromHere] = Field(
-        min_length=1, description="Texts to measure perplexity and KL divergence on, in UTF-8. Not what calibrated."
+        min_length=1,
+        description="Texts to measure perplexity and KL divergence on, in UTF-8; not the calibration text.",
     )
     ctx: int = Field(default=512, ge=8, description="Tokens in a chunk of a text.", examples=[512])
     chunks: int | None = Field(
-        default=None, ge=1, description="Chunks to measure of each text; all unless told.", examples=[100]
+        default=None, ge=1, description="Chunks to measure of each text; default: all.", examples=[100]
     )
     prompts: list[str] = Field(
         default=[], description="What each file has to answer.", examples=[["What is the capital of France?"]]
     )
     gates: FromHere | None = Field(
-        default=None, description="Limits that stop publishing; mval's own unless told.", examples=["gates.toml"]
+        default=None, description="Limits that stop publishing; default: those of mval.", examples=["gates.toml"]
     )
     repository: RepositoryName | None = Field(
         default=None, description="Where it is published.", examples=["organization/name-GGUF"]
@@ -150,7 +153,7 @@ class Recipe(BaseModel):
     licence: str | None = Field(
         default=None,
         pattern=r"^[a-z0-9][a-z0-9.+-]*$",
-        description="The Hub's name of the licence; the source's card has it unless told.",
+        description="The Hub's name of the licence; default: what the source's card says.",
         examples=["apache-2.0"],
     )
     licence_name: str | None = Field(default=None, description="What a licence 'other' is called.", examples=["mrl"])
@@ -158,13 +161,13 @@ class Recipe(BaseModel):
         default=None, description="Where its text is.", examples=["https://mistral.ai/licenses/MRL-0.1.md"]
     )
     licence_file: FromHere | None = Field(
-        default=None, description="The licence's text; the source's LICENSE unless told.", examples=["LICENSE"]
+        default=None, description="The licence's text; default: LICENSE of the source.", examples=["LICENSE"]
     )
     languages: list[Annotated[str, Field(pattern=LANGUAGE)]] | None = Field(
-        default=None, description="Codes of languages; from the source's card unless told.", examples=[["en"]]
+        default=None, description="Codes of languages; default: those of the source's card.", examples=[["en"]]
     )
     tags: list[str] | None = Field(
-        default=None, description="Tags; from the source's card unless told.", examples=[["mistral"]]
+        default=None, description="Tags; default: those of the source's card.", examples=[["mistral"]]
     )
     quantized_by: str | None = Field(default=None, description="Who makes the release.", examples=["organization"])
     extras: list[Literal["ollama", "oumi", "vllm"]] = Field(
@@ -197,10 +200,10 @@ class Recipe(BaseModel):
         return self.recommended or self.types[0]
 
     def check_paths(self) -> None:
-        """See to it that what is read hours later is there, and that the gates are some.
+        """Check that what is read hours later is there, and that the gates are valid.
 
         Raises:
-            SourceError: names the member and what is not there.
+            SourceError: names the member and the path that is missing.
             UsageError: see `read_gates`.
         """
         from mconv.validate.report.gates import read_gates
@@ -210,9 +213,9 @@ class Recipe(BaseModel):
         named += [("sign.private_key", self.sign.private_key)] if self.sign else []
         for name, path in named:
             if path is not None and not path.is_file():
-                raise SourceError(f"{name}: {path} is no file", "paths count from the recipe's folder")
+                raise SourceError(f"{name}: {path} is not a file", "paths count from the recipe's folder")
         if self.hf_config is not None and not self.hf_config.is_dir():
-            raise SourceError(f"hf_config: {self.hf_config} is no folder", "paths count from the recipe's folder")
+            raise SourceError(f"hf_config: {self.hf_config} is not a folder", "paths count from the recipe's folder")
         if self.gates is not None:
             read_gates(self.gates)
 
@@ -225,15 +228,11 @@ def load_recipe(path: Path) -> tuple[Recipe, str]:
 
     Raises:
         UsageError: it is not TOML, or breaks the schema; names the member, and for an unknown one the nearest known.
-        OSError: it cannot be read.
+        SourceError, FormatError, OSError: see `read_toml`.
     """
     if path.is_dir():
-        raise UsageError(f"{path} is a folder, and no recipe", "mrelease init writes a recipe to begin with")
-    try:
-        text = path.read_bytes().decode("utf-8")
-        content = tomllib.loads(text)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path.name} is not TOML: {error}", "mrelease init writes a recipe to begin with") from error
+        raise UsageError(f"{path} is a folder, not a recipe", _HOW_TO_BEGIN)
+    content, text = read_toml(path, _HOW_TO_BEGIN)
     try:
         return Recipe.model_validate(content, context={"folder": path.parent}), text
     except ValidationError as error:

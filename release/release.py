@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from mconv.convert.cli.console import note
+from mconv.convert.engine.threads import default_threads
 from mconv.convert.errors import UsageError
 from mconv.release.card.card import PLOT
 from mconv.release.card.front_matter import gaps
@@ -22,19 +24,20 @@ from mconv.release.checking import (
     validation_files,
     validation_text,
 )
-from mconv.release.documents import document_files
-from mconv.release.extras import LICENCE, extra_files
 from mconv.release.files import CARD, SUMS, FileDigest
+from mconv.release.finishing import make_finishing_files
+from mconv.release.inputs import ReleaseInputs, open_inputs
 from mconv.release.ledger import Ledger, Step, content_step, open_ledger, read_ledger, write_contents
-from mconv.release.material import Material, open_material
-from mconv.release.project import Project
-from mconv.release.provenance import PROVENANCE
+from mconv.release.project import Project, open_project
 from mconv.release.signing import SIGNATURE, check_signing, sign
+from mconv.release.slsa_provenance import PROVENANCE
+from mconv.release.small_files import LICENCE, make_small_files
 from mconv.release.weights import TypeFiles, plan_types, weights_step, write_weights
 
-EXTRAS = "extras"
+# Names of steps in the ledger.
+SMALL_FILES = "extras"
 VALIDATED = "validation"
-DOCUMENTS = "documents"
+FINISHING_FILES = "documents"
 SIGNED = "signature"
 
 
@@ -43,13 +46,15 @@ class Release:
     """A release in the making.
 
     Attributes:
+        project: the recipe and the folder.
+        inputs: what it is made from.
         types: the files of each type, planned.
         ledger: what is done.
         threads: to work with.
     """
 
     project: Project
-    material: Material
+    inputs: ReleaseInputs
     types: Sequence[TypeFiles]
     ledger: Ledger
     threads: int
@@ -58,17 +63,17 @@ class Release:
     def weights(self) -> list[tuple[TypeFiles, Step]]:
         """Each type with the step that makes its files."""
         imatrix = self.project.recipe.imatrix
-        return [(files, weights_step(files, self.material, self.ledger, imatrix)) for files in self.types]
+        return [(files, weights_step(files, self.inputs, self.ledger, imatrix)) for files in self.types]
 
     @cached_property
-    def extras(self) -> dict[str, bytes]:
+    def small_files(self) -> dict[str, bytes]:
         """The small files that need no measuring."""
-        return extra_files(self.project, self.material, self.types)
+        return make_small_files(self.project, self.inputs, self.types)
 
     @cached_property
     def measurements(self) -> Step:
         """The step that measures."""
-        return measurement_step(self.project.recipe, self.material, self.types, self.ledger)
+        return measurement_step(self.project.recipe, self.inputs, self.types, self.ledger)
 
     @property
     def signature(self) -> Step | None:
@@ -83,22 +88,22 @@ class Release:
         """Write the weights that are missing, in one read, and the small files.
 
         Raises:
-            MconvError: see `write_weights` and `extra_files`.
+            MconvError: see `write_weights` and `make_small_files`.
         """
         if self.signature:
             check_signing()
         optional = [SIGNED] if self.signature else []
         # What is in the way of the last step is said before the first.
-        self.ledger.check_free([*self.extras, VALIDATION, PAGE, CARD, PLOT, PROVENANCE, SUMS])
+        self.ledger.check_free([*self.small_files, VALIDATION, PAGE, CARD, PLOT, PROVENANCE, SUMS])
         weights = (step.name for _, step in self.weights)
-        self.ledger.keep_only([*weights, EXTRAS, self.measurements.name, VALIDATED, DOCUMENTS, *optional])
+        self.ledger.keep_only([*weights, SMALL_FILES, self.measurements.name, VALIDATED, FINISHING_FILES, *optional])
         missing = [(files, step) for files, step in self.weights if not self.ledger.is_done(step)]
         if missing:
-            self._unseal()
-            write_weights(missing, self.material, self.ledger, self.project.recipe.imatrix, self.threads)
-        if not self.ledger.is_done(content_step(EXTRAS, self.extras)):
+            self._mark_unfinished()
+            write_weights(missing, self.inputs, self.ledger, self.project.recipe.imatrix, self.threads)
+        if not self.ledger.is_done(content_step(SMALL_FILES, self.small_files)):
             self._tell_gaps()
-        self._write(EXTRAS, self.extras)
+        self._write(SMALL_FILES, self.small_files)
 
     def check(self, accepted: str | None) -> Mapping[str, Any]:
         """Measure what was built, hold it to the gates, and finish the release with what came of it.
@@ -115,11 +120,11 @@ class Release:
         """
         self.require_built()
         if not self.ledger.is_done(self.measurements):
-            self._unseal()
-            measure(self.project.recipe, self.material, self.types, self.ledger, self.measurements, self.threads)
+            self._mark_unfinished()
+            measure(self.project.recipe, self.inputs, self.types, self.ledger, self.measurements, self.threads)
         report = judge(self.ledger.folder, self.project.recipe.gates)
         self._write(VALIDATED, validation_files(report))
-        write_contents(self.ledger, DOCUMENTS, self._documents(report, accepted))
+        write_contents(self.ledger, FINISHING_FILES, self._finishing_files(report, accepted))
         if self.signature and not self.ledger.is_done(self.signature):
             self._sign(self.signature)
         return report
@@ -139,7 +144,7 @@ class Release:
             UsageError: names what is missing.
         """
         missing = [files.type for files, step in self.weights if not self.ledger.is_done(step)]
-        if not self.ledger.is_done(content_step(EXTRAS, self.extras)):
+        if not self.ledger.is_done(content_step(SMALL_FILES, self.small_files)):
             missing.append("the small files")
         if missing:
             raise UsageError(
@@ -160,38 +165,46 @@ class Release:
             raise UsageError("the release is not checked since it was built", self._hint("check"))
         return judge(self.ledger.folder, self.project.recipe.gates)
 
+    def built_files(self) -> dict[str, FileDigest]:
+        """Size and sum of what `build` makes."""
+        return self.ledger.outputs(self._built_names())
+
     def files(self, accepted: str | None) -> dict[str, FileDigest]:
         """Size and sum of every file of a release that is finished.
 
         Raises:
             UsageError: it is not, or was finished with another reason to accept failed gates.
         """
-        documents = self._documents(self.require_checked(), accepted)
-        steps = [content_step(DOCUMENTS, documents), *([self.signature] if self.signature else [])]
+        finishing = self._finishing_files(self.require_checked(), accepted)
+        steps = [content_step(FINISHING_FILES, finishing), *([self.signature] if self.signature else [])]
         if not all(map(self.ledger.is_done, steps)):
             why = "" if accepted is None else " --accept-failed-gates REASON"
             raise UsageError("the release is not finished, or for another REASON", self._hint("check") + why)
         return self._measured() | self.ledger.outputs(name for step in steps for name in step.outputs)
 
     def _tell_gaps(self) -> None:
-        for line in gaps(self.project.recipe, self.material):
+        for line in gaps(self.project.recipe, self.inputs):
             note(f"note: {line}")
-        if LICENCE not in self.extras:
+        if LICENCE not in self.small_files:
             note(f"note: no {LICENCE}: the source has none, and the recipe no licence_file")
 
     def _write(self, name: str, files: Mapping[str, bytes]) -> None:
         if not self.ledger.is_done(content_step(name, files)):
-            self._unseal()
+            self._mark_unfinished()
             write_contents(self.ledger, name, files)
 
-    def _documents(self, report: Mapping[str, Any], accepted: str | None) -> dict[str, bytes]:
+    def _finishing_files(self, report: Mapping[str, Any], accepted: str | None) -> dict[str, bytes]:
         reason = accepted if failed_gates(report) else None
-        return document_files(self.project, self.material, self.types, self.ledger, self._measured(), report, reason)
+        return make_finishing_files(
+            self.project, self.inputs, self.types, self.ledger, self._measured(), report, reason
+        )
 
     def _measured(self) -> dict[str, FileDigest]:
         """The files that the card, the provenance and the sums speak of."""
-        weights = [name for files in self.types for name in files.parts]
-        return self.ledger.outputs([*weights, *self.extras, VALIDATION, PAGE])
+        return self.ledger.outputs([*self._built_names(), VALIDATION, PAGE])
+
+    def _built_names(self) -> list[str]:
+        return [*(name for files in self.types for name in files.parts), *self.small_files]
 
     def _sign(self, step: Step) -> None:
         signing = self.project.recipe.sign
@@ -203,27 +216,34 @@ class Release:
     def _hint(self, command: str) -> str:
         return f"run: mrelease {command} {self.project.path}"
 
-    def _unseal(self) -> None:
-        """Take away what says of the old files that they are whole."""
-        self.ledger.discard(DOCUMENTS, SIGNED)
+    def _mark_unfinished(self) -> None:
+        """Remove the card, the sums and the signature: they speak of files that are about to change."""
+        self.ledger.discard(FINISHING_FILES, SIGNED)
 
 
 @contextmanager
-def open_work(project: Project, threads: int) -> Iterator[Release]:
-    """A release that is about to be worked on; nobody else works on it meanwhile.
+def open_release(recipe: Path, folder: Path | None, threads: int | None) -> Iterator[Release]:
+    """The release of a recipe, to be worked on; nobody else works on it meanwhile.
+
+    Args:
+        folder: where it is built, see `open_project`.
+        threads: to work with; all cores where it is None.
 
     Raises:
-        MconvError: see `open_material`, `plan_types` and `open_ledger`.
+        MconvError: see `open_project`, `open_inputs`, `plan_types` and `open_ledger`.
     """
-    material = open_material(project)
-    for line in material.source.notes:
+    project = open_project(recipe, folder)
+    inputs = open_inputs(project)
+    for line in inputs.source.notes:
         note(f"note: {line}")
-    types = plan_types(project.recipe, material)
+    types = plan_types(project.recipe, inputs)
     with open_ledger(project.folder) as ledger:
-        yield Release(project, material, types, ledger, threads)
+        yield Release(project, inputs, types, ledger, threads or default_threads())
 
 
-def look_at(project: Project, threads: int) -> Release:
-    """A release as it stands, to be looked at and not changed."""
-    material = open_material(project)
-    return Release(project, material, plan_types(project.recipe, material), read_ledger(project.folder), threads)
+def view_release(recipe: Path, folder: Path | None, threads: int | None) -> Release:
+    """The release of a recipe as it stands, to be looked at and not changed; arguments and errors of `open_release`."""
+    project = open_project(recipe, folder)
+    inputs = open_inputs(project)
+    types = plan_types(project.recipe, inputs)
+    return Release(project, inputs, types, read_ledger(project.folder), threads or default_threads())

@@ -48,7 +48,7 @@ def sign(folder: Path, private_key: Path) -> None:
         config = signing.Config().use_elliptic_key_signer(private_key=private_key).set_hashing_config(hashed)
     except (ValueError, TypeError) as error:
         raise SourceError(
-            f"{private_key.name}: no private key that can sign ({error})",
+            f"{private_key.name} is not a private key that can sign ({error})",
             "make one with: openssl ecparam -name prime256v1 -genkey -noout -out key.pem",
         ) from error
     config.sign(folder, partial)

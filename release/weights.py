@@ -17,10 +17,10 @@ from mconv.quantize.assign import TypeOptions
 from mconv.quantize.filetypes import FileType
 from mconv.quantize.plan import QuantizationPlan, plan_quantization
 from mconv.quantize.surroundings import prepare_kernels, warn
+from mconv.release.inputs import ReleaseInputs
 from mconv.release.ledger import Ledger, Step
-from mconv.release.material import Material
 from mconv.release.recipe import Recipe
-from mconv.release.tools import quantizing_tools
+from mconv.release.versions import quantizing_versions
 
 WEIGHTS = "weights"
 
@@ -53,7 +53,7 @@ class TypeFiles:
         return sum(plan.size for plan in self.parts.values())
 
 
-def plan_types(recipe: Recipe, material: Material) -> list[TypeFiles]:
+def plan_types(recipe: Recipe, inputs: ReleaseInputs) -> list[TypeFiles]:
     """The files of every type of a recipe, in its order.
 
     Raises:
@@ -63,7 +63,7 @@ def plan_types(recipe: Recipe, material: Material) -> list[TypeFiles]:
     return [
         _plan_type(
             recipe,
-            plan_quantization(material.source, FileType[name], TypeOptions(), material.matrix, allow_requantize=False),
+            plan_quantization(inputs.source, FileType[name], TypeOptions(), inputs.matrix, allow_requantize=False),
         )
         for name in recipe.types
     ]
@@ -78,23 +78,23 @@ def _plan_type(recipe: Recipe, planned: QuantizationPlan) -> TypeFiles:
     return TypeFiles(planned, {part_name(stem, number, len(parts)): part for number, part in enumerate(parts)})
 
 
-def weights_step(files: TypeFiles, material: Material, ledger: Ledger, imatrix: Path | None) -> Step:
+def weights_step(files: TypeFiles, inputs: ReleaseInputs, ledger: Ledger, imatrix: Path | None) -> Step:
     """The step that makes the files of one type."""
 
-    def inputs() -> Mapping[str, Any]:
+    def decisive() -> Mapping[str, Any]:
         return {
             # All that the configuration, the tokenizer and the card decide is in the headers.
             "headers": {name: plan.sha256 for name, plan in files.parts.items()},
-            "weights": {name: ledger.digest(path).sha256 for name, path in material.weights.items()},
+            "weights": {name: ledger.digest(path).sha256 for name, path in inputs.weights.items()},
             "imatrix": ledger.digest(imatrix).sha256 if imatrix else None,
-            "tools": quantizing_tools(),
+            "tools": quantizing_versions(),
         }
 
-    return Step(f"{WEIGHTS} {files.type}", tuple(files.parts), inputs)
+    return Step(f"{WEIGHTS} {files.type}", tuple(files.parts), decisive)
 
 
 def write_weights(
-    wanted: Sequence[tuple[TypeFiles, Step]], material: Material, ledger: Ledger, imatrix: Path | None, threads: int
+    wanted: Sequence[tuple[TypeFiles, Step]], inputs: ReleaseInputs, ledger: Ledger, imatrix: Path | None, threads: int
 ) -> None:
     """Write the files of some types in one read of the source.
 
@@ -105,9 +105,9 @@ def write_weights(
     plans = [files.quantization for files, _ in wanted]
     outputs = list(_outputs(wanted, ledger.folder))
     ledger.begin(*(step for _, step in wanted))
-    check_outputs(outputs, [*material.files.values(), *([imatrix] if imatrix else [])], overwrite=True)
+    check_outputs(outputs, [*inputs.files.values(), *([imatrix] if imatrix else [])], overwrite=True)
     prepare_kernels(plans)
-    with progress_bar(material.source.stem) as on_progress:
+    with progress_bar(inputs.source.stem) as on_progress:
         run(outputs, executor=LocalExecutor(threads), overwrite=True, on_progress=on_progress)
     for plan in plans:
         warn(plan)

@@ -14,9 +14,9 @@ from mconv.release.card.numbers import check_rows, has_plot, table_rows, text_ro
 from mconv.release.card.prompt import prompt_format
 from mconv.release.card.runners import runners
 from mconv.release.checking import failed_gates
-from mconv.release.extras import RECIPE
-from mconv.release.material import Material
+from mconv.release.inputs import ReleaseInputs
 from mconv.release.project import Project
+from mconv.release.small_files import RECIPE
 from mconv.release.weights import TypeFiles
 
 PLOT = "size-vs-kl.svg"
@@ -25,7 +25,7 @@ _TEMPLATES = Path(__file__).parent
 
 def render_card(
     project: Project,
-    material: Material,
+    inputs: ReleaseInputs,
     types: Sequence[TypeFiles],
     report: Mapping[str, Any],
     accepted: str | None,
@@ -54,31 +54,31 @@ def render_card(
         keep_trailing_newline=True,
     )
     environment.filters |= {"block": code_block, "code": code_span}
-    licence, licence_name, licence_link = licence_of(recipe, material)
+    licence, licence_name, licence_link = licence_of(recipe, inputs)
     page = environment.get_template("card.md.j2").render(
-        metadata=Markdown(ModelCardData(**card_metadata(recipe, material)).to_yaml().strip()),
+        metadata=Markdown(ModelCardData(**card_metadata(recipe, inputs)).to_yaml().strip()),
         recipe=recipe,
         recipe_file=RECIPE,
         repository=recipe.repository,
         folder=project.folder.name,
-        source=material.source.stem,
-        base=base_model(recipe, material),
-        commit=material.text("mconv.source.revision"),
+        source=inputs.source.stem,
+        base=base_model(recipe, inputs),
+        commit=inputs.text("mconv.source.revision"),
         rows=[*table_rows(types, report, recipe.recommended_type)],
         texts=text_rows(report),
         checks=[*check_rows(types, report)],
         failed=failed_gates(report),
         accepted=accepted,
         plot=PLOT if has_plot(report) else None,
-        runners=runners(recipe, material, recommended),
+        runners=runners(recipe, inputs, recommended),
         recommended=recommended,
         split=[one.type for one in types if len(one.parts) > 1],
-        prompt=prompt_format(material),
-        sampling=material.sampling,
-        matrix=material.matrix,
+        prompt=prompt_format(inputs),
+        sampling=inputs.sampling,
+        matrix=inputs.matrix,
         fallbacks=[one.quantization for one in types if one.quantization.fallbacks],
-        limits=material.source.notes,
-        original_runner="transformers" if material.path.is_dir() else "llama.cpp",
+        limits=inputs.source.notes,
+        original_runner="transformers" if inputs.path.is_dir() else "llama.cpp",
         licence=link(licence_name or licence, licence_link) if licence else None,
         has_licence=has_licence,
         versions={"mconv": __version__, "ggml": ggml.version()},

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mconv.release.card.markdown import visible
-from mconv.release.material import Material
+from mconv.release.inputs import ReleaseInputs
 from mconv.release.recipe import LANGUAGE, Recipe
 
 # Libraries that cannot load what is published, though the source is made for them.
@@ -16,11 +16,11 @@ _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 _MOST_TAGS = 30
 
 
-def card_metadata(recipe: Recipe, material: Material) -> dict[str, Any]:
+def card_metadata(recipe: Recipe, inputs: ReleaseInputs) -> dict[str, Any]:
     """The members, in their order. What the source's card says is taken where the recipe is silent, and no further
     than it has the form that it should have."""
-    base = base_model(recipe, material)
-    licence, name, link = licence_of(recipe, material)
+    base = base_model(recipe, inputs)
+    licence, name, link = licence_of(recipe, inputs)
     return {
         key: value
         for key, value in {
@@ -32,45 +32,45 @@ def card_metadata(recipe: Recipe, material: Material) -> dict[str, Any]:
             "quantized_by": _one_line(recipe.quantized_by),
             "library_name": "gguf",
             "pipeline_tag": "text-generation",
-            "language": _languages(recipe, material),
-            "tags": _tags(recipe, material),
+            "language": _languages(recipe, inputs),
+            "tags": _tags(recipe, inputs),
         }.items()
         if value
     }
 
 
-def base_model(recipe: Recipe, material: Material) -> str | None:
+def base_model(recipe: Recipe, inputs: ReleaseInputs) -> str | None:
     """The model on the Hub that was quantized, if it is there."""
-    return recipe.base_model or material.repository
+    return recipe.base_model or inputs.repository
 
 
-def gaps(recipe: Recipe, material: Material) -> Iterator[str]:
+def gaps(recipe: Recipe, inputs: ReleaseInputs) -> Iterator[str]:
     """What a reader of the card will miss, and where it could be told."""
-    if base_model(recipe, material) is None:
+    if base_model(recipe, inputs) is None:
         yield "the card names no base model, so the Hub lists the release under none: base_model in the recipe tells it"
-    if licence_of(recipe, material)[0] is None:
+    if licence_of(recipe, inputs)[0] is None:
         yield "the card names no licence: licence in the recipe tells it"
 
 
-def licence_of(recipe: Recipe, material: Material) -> tuple[str | None, str | None, str | None]:
+def licence_of(recipe: Recipe, inputs: ReleaseInputs) -> tuple[str | None, str | None, str | None]:
     """The Hub's name of the licence, the name that it has there if that is "other", and where its text is."""
     licence, name, link = recipe.licence, recipe.licence_name, recipe.licence_link
     if licence is None:
         keys = ("license", "license.name", "license.link")
-        licence, name, link = (material.text(f"general.{key}") for key in keys)
+        licence, name, link = (inputs.text(f"general.{key}") for key in keys)
     # Only what the Hub has no name for has a name of its own.
     if licence is None or not _LICENCE.fullmatch(licence):
         return None, None, None
     return licence, *((_one_line(name), _one_line(link)) if licence == "other" else (None, None))
 
 
-def _languages(recipe: Recipe, material: Material) -> list[str]:
-    said = _texts(material.metadata("general.languages")) if recipe.languages is None else recipe.languages
+def _languages(recipe: Recipe, inputs: ReleaseInputs) -> list[str]:
+    said = _texts(inputs.metadata("general.languages")) if recipe.languages is None else recipe.languages
     return [code for code in dict.fromkeys(said) if re.fullmatch(LANGUAGE, code)]
 
 
-def _tags(recipe: Recipe, material: Material) -> list[str]:
-    said = _texts(material.metadata("general.tags")) if recipe.tags is None else recipe.tags
+def _tags(recipe: Recipe, inputs: ReleaseInputs) -> list[str]:
+    said = _texts(inputs.metadata("general.tags")) if recipe.tags is None else recipe.tags
     kept = [visible(tag) for tag in said if tag.lower() not in _OTHER_LIBRARIES and len(tag) <= 80]
     own = ["gguf", "quantized", *(["imatrix"] if recipe.imatrix else [])]
     return list(dict.fromkeys([*own, *kept[:_MOST_TAGS]]))

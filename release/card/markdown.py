@@ -35,7 +35,7 @@ def code_span(text: object) -> Markdown:
 
 
 def link(text: object, address: str | None) -> Markdown:
-    """A text that leads to an address of the web; both as plain text where the address is none that can be followed."""
+    """A text that leads to an address of the web; both as plain text where the address is not one to follow."""
     if address is None:
         return escape(text)
     if not re.fullmatch(r"https?://[\w.~/?#%&=+:-]+", address, re.ASCII):

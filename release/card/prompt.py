@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from mconv.release.material import Material
+from mconv.release.inputs import ReleaseInputs
 from mconv.validate.template.chat import render_conversations
 
 _KEY = "tokenizer.chat_template"
@@ -38,14 +38,14 @@ class PromptFormat:
     sha256: str
 
 
-def prompt_format(material: Material) -> PromptFormat | None:
+def prompt_format(inputs: ReleaseInputs) -> PromptFormat | None:
     """The format; None for a model without a chat template. The template runs in its sandbox."""
-    template = material.text(_KEY)
+    template = inputs.text(_KEY)
     if template is None:
         return None
     variables: dict[str, Any] = {
-        "bos_token": _spelling(material, "bos"),
-        "eos_token": _spelling(material, "eos"),
+        "bos_token": _spelling(inputs, "bos"),
+        "eos_token": _spelling(inputs, "eos"),
         "add_generation_prompt": True,
     }
     conversations = [{"messages": [_SYSTEM, *_TALK], **variables}, {"messages": _TALK, **variables}]
@@ -58,8 +58,8 @@ def prompt_format(material: Material) -> PromptFormat | None:
     return PromptFormat(text, with_system.text is not None, rendered.error, digest)
 
 
-def _spelling(material: Material, role: str) -> str:
-    number, tokens = material.metadata(f"tokenizer.ggml.{role}_token_id"), material.metadata("tokenizer.ggml.tokens")
+def _spelling(inputs: ReleaseInputs, role: str) -> str:
+    number, tokens = inputs.metadata(f"tokenizer.ggml.{role}_token_id"), inputs.metadata("tokenizer.ggml.tokens")
     if not isinstance(number, int) or not isinstance(tokens, list) or not 0 <= number < len(tokens):
         return ""
     token = tokens[number]

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mconv.release.card.front_matter import base_model
-from mconv.release.extras import MODELFILE, OUMI
-from mconv.release.material import Material
+from mconv.release.inputs import ReleaseInputs
 from mconv.release.recipe import Recipe
+from mconv.release.small_files import MODELFILE, OUMI
 from mconv.release.weights import TypeFiles
 
 # Parameters of the OpenAI interface that vLLM lets a server set defaults of, by their names in generation_config.json.
@@ -34,14 +34,14 @@ class Runner:
     note: str = ""
 
 
-def runners(recipe: Recipe, material: Material, files: TypeFiles) -> list[Runner]:
+def runners(recipe: Recipe, inputs: ReleaseInputs, files: TypeFiles) -> list[Runner]:
     """The commands for one type, which any other can stand in for."""
     return [
         _llama_cpp(recipe, files),
         *_ollama(recipe, files),
         _lm_studio(recipe, files),
         _llama_cpp_python(recipe, files),
-        *_vllm(recipe, material, files),
+        *_vllm(recipe, inputs, files),
         _oumi(recipe, files),
     ]
 
@@ -84,13 +84,13 @@ def _llama_cpp_python(recipe: Recipe, files: TypeFiles) -> Runner:
     return Runner("llama-cpp-python", "python", "\n".join(lines))
 
 
-def _vllm(recipe: Recipe, material: Material, files: TypeFiles) -> Iterator[Runner]:
+def _vllm(recipe: Recipe, inputs: ReleaseInputs, files: TypeFiles) -> Iterator[Runner]:
     if len(files.parts) > 1:
         return
     model = f"{recipe.repository}:{files.type}" if recipe.repository else f"./{files.first}"
-    tokenizer = base_model(recipe, material)
+    tokenizer = base_model(recipe, inputs)
     words = ["vllm", "serve", model, *(["--tokenizer", tokenizer] if tokenizer else [])]
-    settings = {name: value for name, value in material.sampling.items() if name in _VLLM_SETTINGS}
+    settings = {name: value for name, value in inputs.sampling.items() if name in _VLLM_SETTINGS}
     if "vllm" in recipe.extras and settings:
         words += ["--override-generation-config", json.dumps(settings)]
     note = "through a plugin, and on a GPU"

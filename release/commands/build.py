@@ -6,17 +6,8 @@ from pathlib import Path
 
 import click
 
-from mconv.release.commands.shared import (
-    dry_run_option,
-    folder_option,
-    json_option,
-    looking,
-    recipe_argument,
-    report_files,
-    report_overview,
-    threads_option,
-    working,
-)
+from mconv.release.commands.options import dry_run_option, folder_option, json_option, recipe_argument, threads_option
+from mconv.release.commands.output import print_files, print_plan
 
 
 @click.command("build")
@@ -35,10 +26,13 @@ def command(recipe: Path, folder: Path | None, threads: int | None, dry_run: boo
       mrelease build tiny-mistral.toml
     """
     if dry_run:
-        from mconv.release.overview import overview
+        from mconv.release.plan import plan_release
+        from mconv.release.release import view_release
 
-        report_overview(overview(looking(recipe, folder, threads)), as_json)
+        print_plan(plan_release(view_release(recipe, folder, threads)), as_json)
         return
-    with working(recipe, folder, threads) as work:
-        work.build()
-        report_files(work, work.ledger.outputs([*(n for one in work.types for n in one.parts), *work.extras]), as_json)
+    from mconv.release.release import open_release
+
+    with open_release(recipe, folder, threads) as release:
+        release.build()
+        print_files(release, release.built_files(), as_json)

@@ -6,16 +6,8 @@ from pathlib import Path
 
 import click
 
-from mconv.release.commands.shared import (
-    accept_option,
-    fail_on_gates,
-    folder_option,
-    json_option,
-    recipe_argument,
-    report_files,
-    threads_option,
-    working,
-)
+from mconv.release.commands.options import accept_option, folder_option, json_option, recipe_argument, threads_option
+from mconv.release.commands.output import fail_on_gates, print_files
 
 
 @click.command("check")
@@ -33,7 +25,9 @@ def command(recipe: Path, folder: Path | None, accepted: str | None, threads: in
     Example:
       mrelease check tiny-mistral.toml
     """
-    with working(recipe, folder, threads) as work:
-        report = work.check(accepted)
-        report_files(work, work.files(accepted), as_json)
+    from mconv.release.release import open_release
+
+    with open_release(recipe, folder, threads) as release:
+        report = release.check(accepted)
+        print_files(release, release.files(accepted), as_json)
     fail_on_gates(report, accepted)

@@ -26,7 +26,7 @@ def command(source: str, recipe: Path | None, texts: tuple[Path, ...], hf_config
       mrelease init examples/tiny-mistral --text eval.txt
       mrelease init mistralai/Mistral-7B-Instruct-v0.3 mistral-7b.toml
     """
-    from mconv.release.first_draft import draft_recipe, write_new
+    from mconv.release.recipe_draft import draft_recipe, write_new
 
     path, text = draft_recipe(source, recipe, hf_config, texts)
     write_new(path, text)

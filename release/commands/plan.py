@@ -6,14 +6,8 @@ from pathlib import Path
 
 import click
 
-from mconv.release.commands.shared import (
-    folder_option,
-    json_option,
-    looking,
-    recipe_argument,
-    report_overview,
-    threads_option,
-)
+from mconv.release.commands.options import folder_option, json_option, recipe_argument, threads_option
+from mconv.release.commands.output import print_plan
 
 
 @click.command("plan")
@@ -28,6 +22,7 @@ def command(recipe: Path, folder: Path | None, threads: int | None, as_json: boo
     Example:
       mrelease plan tiny-mistral.toml
     """
-    from mconv.release.overview import overview
+    from mconv.release.plan import plan_release
+    from mconv.release.release import view_release
 
-    report_overview(overview(looking(recipe, folder, threads)), as_json)
+    print_plan(plan_release(view_release(recipe, folder, threads)), as_json)

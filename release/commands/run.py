@@ -6,19 +6,17 @@ from pathlib import Path
 
 import click
 
-from mconv.release.commands.publish import delete_option, no_pr_option, publish, report, repository_of
-from mconv.release.commands.shared import (
+from mconv.release.commands.options import (
     accept_option,
+    delete_option,
     dry_run_option,
-    fail_on_gates,
     folder_option,
     json_option,
-    looking,
+    no_pr_option,
     recipe_argument,
-    report_overview,
     threads_option,
-    working,
 )
+from mconv.release.commands.output import fail_on_gates, print_plan, print_publication
 
 
 @click.command("run")
@@ -47,16 +45,18 @@ def command(
       mrelease run tiny-mistral.toml
     """
     if dry_run:
-        from mconv.release.overview import overview
+        from mconv.release.plan import plan_release
+        from mconv.release.release import view_release
 
-        report_overview(overview(looking(recipe, folder, threads)), as_json)
+        print_plan(plan_release(view_release(recipe, folder, threads)), as_json)
         return
-    from mconv.release.publish.publish import PublishOptions
+    from mconv.release.publish.publication import PublishOptions, publish_release
+    from mconv.release.release import open_release
 
-    with working(recipe, folder, threads) as work:
+    with open_release(recipe, folder, threads) as release:
         # Not after hours of building.
-        repository_of(work.project)
-        work.build()
-        fail_on_gates(work.check(accepted), accepted)
+        release.project.require_repository()
+        release.build()
+        fail_on_gates(release.check(accepted), accepted)
     options = PublishOptions(pull_request=not no_pr, delete_others=delete_others)
-    report(publish(work, accepted, options), dry_run=False, as_json=as_json)
+    print_publication(publish_release(release, accepted, options), dry_run=False, as_json=as_json)

@@ -1,4 +1,4 @@
-"""What is on the far side: read, with patience, and never changed."""
+"""What a repository on the Hub holds: read, with patience, and never changed."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _plan_of(request: DiscussionWithDetails) -> str | None:
 
 
 def holds(entry: RepoFile | None, digest: FileDigest, path: Path) -> bool:
-    """Whether a file on the far side is the one here.
+    """Whether a file on the Hub is the one here.
 
     Large files are compared by SHA-256, those that git keeps itself (small ones) by git's own name for their content.
     """

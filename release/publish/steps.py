@@ -11,7 +11,7 @@ from mconv.convert.cli.console import note
 from mconv.convert.errors import PublishError
 from mconv.convert.hub.errors import refused
 from mconv.convert.reporting import format_bytes
-from mconv.release.publish.operations import MAIN, PublishPlan
+from mconv.release.publish.plan import MAIN, PublishPlan
 from mconv.release.publish.remote import Remote, mark, wrong_files
 from mconv.release.publish.survey import moved
 

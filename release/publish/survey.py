@@ -1,4 +1,4 @@
-"""From a folder and what is on the far side to the plan of what is left to do."""
+"""Compare a folder with what the Hub has: the plan of what is left to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mconv.convert.errors import PublishError
 from mconv.convert.hub.errors import refused
 from mconv.release.files import STATE
-from mconv.release.publish.operations import MAIN, PublishPlan
+from mconv.release.publish.plan import MAIN, PublishPlan
 from mconv.release.publish.remote import Remote, wrong_files
 from mconv.release.publish.state import PublishState
 

@@ -20,10 +20,10 @@ from mconv.convert.errors import SourceError
 from mconv.release.card.card import render_card
 from mconv.release.card.markdown import code_block, code_span, escape, link
 from mconv.release.cli import cli
-from mconv.release.extras import extra_files
-from mconv.release.material import open_material
+from mconv.release.inputs import open_inputs
 from mconv.release.project import open_project
 from mconv.release.signing import sign
+from mconv.release.small_files import make_small_files
 from mconv.release.weights import plan_types
 
 from support.releases import MODEL, published, write_recipe
@@ -52,9 +52,9 @@ def html(markdown: str) -> str:
 def render(recipe: Path, report: dict[str, Any], accepted: str | None = None) -> str:
     """The card of a recipe, without building it."""
     project = open_project(recipe, None)
-    material = open_material(project)
-    types = plan_types(project.recipe, material)
-    return render_card(project, material, types, report, accepted, has_licence=False).decode()
+    inputs = open_inputs(project)
+    types = plan_types(project.recipe, inputs)
+    return render_card(project, inputs, types, report, accepted, has_licence=False).decode()
 
 
 def test_its_metadata_is_valid(card: ModelCard) -> None:
@@ -175,8 +175,8 @@ def test_recommended_settings_are_told_and_used(report: dict[str, Any], tmp_path
     assert "| temperature | 0.7 |" in text and "| top_p | 0.95 |" in text
     assert '--override-generation-config \'{"temperature": 0.7' in text
     project = open_project(recipe, None)
-    material = open_material(project)
-    files = extra_files(project, material, plan_types(project.recipe, material))
+    inputs = open_inputs(project)
+    files = make_small_files(project, inputs, plan_types(project.recipe, inputs))
     assert files["Modelfile"].decode().splitlines() == [
         "FROM ./tiny-mistral-Q4_K_M.gguf",
         "PARAMETER temperature 0.7",
@@ -222,8 +222,8 @@ def test_the_licence_is_the_sources_or_none(tmp_path: Path) -> None:
 
     def files() -> dict[str, bytes]:
         project = open_project(write_recipe(tmp_path / "r.toml", source="source"), None)
-        material = open_material(project)
-        return extra_files(project, material, plan_types(project.recipe, material))
+        inputs = open_inputs(project)
+        return make_small_files(project, inputs, plan_types(project.recipe, inputs))
 
     assert "LICENSE" not in files()
     (source / "LICENSE.md").write_text("Yours.")
@@ -346,5 +346,5 @@ class TestSigning:
         assert subprocess.run(command, cwd=folder).returncode == 0
         (folder / "Modelfile").write_text("FROM elsewhere\n")
         assert subprocess.run(command, cwd=folder).returncode != 0
-        with pytest.raises(SourceError, match="no private key"):
+        with pytest.raises(SourceError, match="is not a private key"):
             sign(folder, tmp_path / "key.pub")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mconv.release.cli import cli
-from mconv.release.first_draft import _toml
 from mconv.release.recipe import Recipe, load_recipe, portable_text
+from mconv.release.recipe_draft import _toml
 
 from support.releases import MODEL, TEXT, write_recipe
 
@@ -76,6 +77,70 @@ def test_what_is_not_toml_is_refused(command: Callable, tmp_path: Path, text: st
     assert "r.toml is not TOML" in ended.err
 
 
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (f"x = {'[' * 3000}", "values are nested more than 16 levels deep"),
+        (f"{'.'.join('a' * 3000)} = 1", "values are nested more than 16 levels deep"),
+        ("x = '" + "a" * (1 << 20) + "'", "1048582 bytes are too many, 1048576 are the most"),
+    ],
+    ids=["lists", "a dotted key", "length"],
+)
+def test_recipes_and_gates_have_bounded_depth_and_length(
+    command: Callable, tmp_path: Path, text: str, what: str
+) -> None:
+    (tmp_path / "r.toml").write_text(text)
+    ended = command(cli, "plan", tmp_path / "r.toml")
+    assert (ended.code, ended.err.splitlines()) == (
+        3,
+        [f"error: r.toml: {what}", "hint: mrelease init writes a recipe to begin with"],
+    )
+    (tmp_path / "g.toml").write_text(text)
+    ended = command(cli, "plan", write_recipe(tmp_path / "r.toml", gates="g.toml"))
+    assert (ended.code, ended.err.splitlines()) == (
+        3,
+        [f"error: g.toml: {what}", "hint: see the gates in docs/mval.md"],
+    )
+
+
+def test_a_number_of_too_many_digits_is_not_toml(command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(f"ctx = {'1' * 5000}")
+    ended = command(cli, "plan", tmp_path / "r.toml")
+    assert (ended.code, ended.err.count("\n")) == (2, 2)
+    assert "r.toml is not TOML: Exceeds the limit" in ended.err
+
+
+@pytest.mark.parametrize("step", ["plan", "build", "check", "publish"])
+def test_a_recipe_that_is_a_pipe_is_not_waited_for(command: Callable, tmp_path: Path, step: str) -> None:
+    os.mkfifo(tmp_path / "r.toml")
+    ended = command(cli, step, tmp_path / "r.toml")
+    assert (ended.code, ended.err.splitlines()[0]) == (3, f"error: {tmp_path / 'r.toml'} is not a regular file")
+
+
+@pytest.mark.parametrize("member", ["gates", "imatrix", "licence_file", "texts"])
+def test_what_a_recipe_names_is_not_a_pipe(command: Callable, tmp_path: Path, member: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    value = ["pipe"] if member == "texts" else "pipe"
+    ended = command(cli, "plan", write_recipe(tmp_path / "r.toml", **{member: value}))
+    assert (ended.code, ended.err.splitlines()[0]) == (3, f"error: {member}: {tmp_path / 'pipe'} is not a file")
+
+
+def test_a_folder_that_is_a_link_to_itself_is_named(command: Callable, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "r.toml")
+    (tmp_path / "loop").symlink_to("loop")
+    for step in (("plan",), ("build", "--dry-run"), ("build",), ("check",), ("run",)):
+        ended = command(cli, *step, recipe, "--folder", tmp_path / "loop")
+        assert (ended.code, ended.err.splitlines()) == (
+            4,
+            [f"error: {tmp_path / 'loop'} is not a folder", "hint: choose another --folder"],
+        )
+        ended = command(cli, *step, recipe, "--folder", tmp_path / "loop/below")
+        assert (ended.code, ended.err.splitlines()[0]) == (
+            4,
+            f"error: {tmp_path / 'loop/below'}: a loop of symbolic links",
+        )
+
+
 def test_a_recipe_that_is_not_there(command: Callable, tmp_path: Path) -> None:
     ended = command(cli, "plan", tmp_path / "r.toml")
     assert ended.code == 4
@@ -85,11 +150,11 @@ def test_a_recipe_that_is_not_there(command: Callable, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "code", "what"),
     [
-        ({"texts": [str(MODEL)]}, 3, f"texts: {MODEL} is no file"),
-        ({"gates": "none.toml"}, 3, "none.toml is no file"),
-        ({"imatrix": "none.gguf"}, 3, "none.gguf is no file"),
-        ({"licence_file": "none"}, 3, "none is no file"),
-        ({"hf_config": "none"}, 3, "none is no folder"),
+        ({"texts": [str(MODEL)]}, 3, f"texts: {MODEL} is not a file"),
+        ({"gates": "none.toml"}, 3, "none.toml is not a file"),
+        ({"imatrix": "none.gguf"}, 3, "none.gguf is not a file"),
+        ({"licence_file": "none"}, 3, "none is not a file"),
+        ({"hf_config": "none"}, 3, "none is not a folder"),
         ({"gates": "gates.toml"}, 2, "'kl_men' is unknown"),
     ],
 )
@@ -103,9 +168,9 @@ def test_what_is_not_there_is_said_before_anything_is_built(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gates.toml", "r.toml"]
 
 
-def test_a_folder_is_no_recipe(command: Callable, tmp_path: Path) -> None:
+def test_a_folder_is_not_a_recipe(command: Callable, tmp_path: Path) -> None:
     ended = command(cli, "plan", tmp_path)
-    assert (ended.code, "is a folder, and no recipe" in ended.err) == (2, True)
+    assert (ended.code, "is a folder, not a recipe" in ended.err) == (2, True)
 
 
 def test_paths_count_from_the_folder_of_the_recipe(tmp_path: Path) -> None:
@@ -137,8 +202,8 @@ def test_no_folder_of_ours_is_published(tmp_path: Path) -> None:
     ("source", "code", "what", "hint"),
     [
         ("no/such/folder/here", 3, "no such file or folder", "recipe's folder"),
-        ("rosa/model", 2, "no commit of a model", "pin it: source = 'rosa/model@'"),
-        ("rosa/model@main", 2, "no commit of a model", "pin it"),
+        ("rosa/model", 2, "does not name a commit", "pin it: source = 'rosa/model@'"),
+        ("rosa/model@main", 2, "does not name a commit", "pin it"),
     ],
 )
 def test_a_source_is_there_or_pinned(
@@ -209,6 +274,6 @@ def test_a_name_that_nobody_vouches_for_becomes_a_file_name(command: Callable, t
     assert command(cli, "init", source, path, "--text", TEXT).code == 0
     content = tomllib.loads(path.read_text())
     assert content["name"] == "a-b-c-d"
-    # What is no name of a licence is told when it is used.
+    # A licence without a valid name is an error once it is used.
     assert content["licence"] == "mit\n# x"
     assert command(cli, "plan", path).code == 2

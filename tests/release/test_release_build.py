@@ -13,17 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_imatrix import write_gguf_form
 
 from mconv.convert.cli.main import cli as mconv
 from mconv.convert.containers.gguf_split import read_gguf_model
 from mconv.inference.llama_cpp_model import LlamaCppModel
 from mconv.release.cli import cli
-from mconv.release.gatekeeping import unaccepted_gates
-from mconv.release.material import open_material
+from mconv.release.inputs import open_inputs
 from mconv.release.project import open_project
+from mconv.release.publish.readiness import unaccepted_gates
 
 from support.gguf_compare import assert_same_tensors
+from support.gguf_imatrix import write_gguf_imatrix
 from support.hub.client import Client
 from support.hub.server import Hub
 from support.releases import MODEL, TEXT, copy_release, mrelease, published, write_recipe
@@ -215,7 +215,7 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path, command: Callable, name:
     (tmp_path / NAME / name).write_text("mine")
     ended = command(cli, "build", recipe)
     assert ended.code == 4
-    assert f"{name} is there already, and was not built here" in ended.err
+    assert f"{name} exists already and was not built here" in ended.err
     assert [path.name for path in (tmp_path / NAME).glob("*") if path.name != "build-state.json"] == [name]
     assert (tmp_path / NAME / name).read_text() == "mine"
 
@@ -305,7 +305,7 @@ def test_other_layouts(
     assert command(cli, "build", recipe).code == 0
     made = "tiny-mistral-Q8_0.gguf"
     assert_same_tensors(tmp_path / NAME / made, released.parent / NAME / made)
-    found = open_material(open_project(recipe, None)).files
+    found = open_inputs(open_project(recipe, None)).files
     assert found.keys() >= files
     assert all((tmp_path / name).resolve() in (path, *path.parents) for path in found.values())
 
@@ -313,7 +313,7 @@ def test_other_layouts(
 def test_an_importance_matrix_goes_along(tmp_path: Path, command: Callable) -> None:
     names = [f"blk.{layer}.ffn_down.weight" for layer in range(8)]
     sums = {name: np.linspace(1, 900, 512, dtype=np.float32)[None] for name in names}
-    write_gguf_form(tmp_path / "matrix.gguf", sums, {name: np.array([[512]], np.float32) for name in names})
+    write_gguf_imatrix(tmp_path / "matrix.gguf", sums, {name: np.array([[512]], np.float32) for name in names})
     recipe = write_recipe(tmp_path / "r.toml", types=["Q4_K_M"], imatrix="matrix.gguf")
     ended = command(cli, "build", recipe)
     assert ended.code == 0

@@ -134,9 +134,9 @@ def test_a_folder_that_is_not_whole(hub: Hub, machine: Client, release: Path) ->
     (release / "LICENSE").unlink()
     refused(machine.run(IMPATIENT, release, "rosa/unlisted"), "LICENSE is missing")
     (release / "SHA256SUMS").write_text("md5?\n")
-    refused(machine.run(IMPATIENT, release, "rosa/unlisted"), "line 1 is no sum and name", code=3)
+    refused(machine.run(IMPATIENT, release, "rosa/unlisted"), "line 1 is not a sum and a name", code=3)
     refused(machine.run(IMPATIENT, release, "unlisted"), "no organization", code=2)
-    refused(machine.run(IMPATIENT, release, "a--b/c"), "no name of a repository", code=2)
+    refused(machine.run(IMPATIENT, release, "a--b/c"), "is not a valid name of a repository", code=2)
     refused(machine.run(IMPATIENT, release / "none", "rosa/unlisted"), "no such folder", code=2)
     assert hub.seen == []
 
@@ -177,5 +177,5 @@ def test_a_repository_without_pull_requests(hub: Hub, machine: Client, release: 
 
 @pytest.mark.parametrize("tag", ["v 1", "-v1", "a..b", "v1.lock", ""])
 def test_a_tag_that_cannot_be(hub: Hub, machine: Client, release: Path, tag: str) -> None:
-    refused(machine.run(IMPATIENT, release, "rosa/tag", f"--tag={tag}"), "is no name of a tag", code=2)
+    refused(machine.run(IMPATIENT, release, "rosa/tag", f"--tag={tag}"), "is not a valid name of a tag", code=2)
     assert hub.seen == []

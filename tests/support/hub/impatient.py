@@ -1,4 +1,4 @@
-"""`mrelease publish` for tests: the same function and report, with short waits between attempts."""
+"""`mrelease publish` for tests: the same function and output, with short waits between attempts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from mconv.convert.hub.patience import Patience
-from mconv.release.commands.publish import report
-from mconv.release.publish.publish import PublishOptions, publish_folder
+from mconv.release.commands.output import print_publication
+from mconv.release.publish.publication import PublishOptions, publish_folder
 
 PATIENCE = Patience(attempts=4, first_wait=0.02, longest_total=3.0, silence=2.0)
 
@@ -24,4 +24,4 @@ def command(folder: Path, repo: str, public: bool, no_pr: bool, delete_others: b
     """Publish a folder."""
     options = PublishOptions(pull_request=not no_pr, delete_others=delete_others)
     publication = publish_folder(folder, repo, private=not public, tag=tag, options=options, patience=PATIENCE)
-    report(publication, dry_run=False, as_json=True)
+    print_publication(publication, dry_run=False, as_json=True)

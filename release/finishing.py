@@ -8,18 +8,18 @@ from typing import Any
 
 from mconv.release.card.card import PLOT, render_card
 from mconv.release.card.numbers import has_plot
-from mconv.release.extras import LICENCE
 from mconv.release.files import CARD, SUMS, FileDigest
+from mconv.release.inputs import ReleaseInputs
 from mconv.release.ledger import Ledger
-from mconv.release.material import Material
 from mconv.release.project import Project
-from mconv.release.provenance import PROVENANCE, describe_provenance
+from mconv.release.slsa_provenance import PROVENANCE, describe_provenance
+from mconv.release.small_files import LICENCE
 from mconv.release.weights import TypeFiles
 
 
-def document_files(
+def make_finishing_files(
     project: Project,
-    material: Material,
+    inputs: ReleaseInputs,
     types: Sequence[TypeFiles],
     ledger: Ledger,
     measured: Mapping[str, FileDigest],
@@ -36,12 +36,12 @@ def document_files(
     from mconv.validate.report.plots import alone, size_plot
 
     has_licence = LICENCE in measured
-    files = {CARD: render_card(project, material, types, report, accepted, has_licence=has_licence)}
+    files = {CARD: render_card(project, inputs, types, report, accepted, has_licence=has_licence)}
     plot = size_plot(report) if has_plot(report) else None
     if plot is not None:
         files[PLOT] = alone(plot).encode()
     digests = {**measured, **_digests(files)}
-    files[PROVENANCE] = describe_provenance(project, material, ledger, digests, report, accepted)
+    files[PROVENANCE] = describe_provenance(project, inputs, ledger, digests, report, accepted)
     digests |= _digests({PROVENANCE: files[PROVENANCE]})
     files[SUMS] = "".join(f"{digests[name].sha256}  {name}\n" for name in sorted(digests)).encode()
     return files

@@ -11,14 +11,14 @@ _QUANTIZING = ("llama-cpp-python", "gguf", "numpy", "numba")
 _MEASURING = ("torch", "transformers", "tokenizers", "sentencepiece", "mistral-common", "matplotlib")
 
 
-def quantizing_tools() -> dict[str, str]:
+def quantizing_versions() -> dict[str, str]:
     """What the bytes of the weights may depend on, by name."""
     return {"mconv": __version__, "ggml": ggml.version(), **_versions(_QUANTIZING)}
 
 
-def all_tools() -> dict[str, str]:
+def measuring_versions() -> dict[str, str]:
     """The same, and what the measured numbers may depend on."""
-    return {**quantizing_tools(), **_versions(_MEASURING)}
+    return {**quantizing_versions(), **_versions(_MEASURING)}
 
 
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:

@@ -28,7 +28,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
-class Material:
+class ReleaseInputs:
     """The inputs of a release, none of whose weights has been read.
 
     Attributes:
@@ -68,11 +68,11 @@ class Material:
         return value.content if value else None
 
 
-def open_material(project: Project) -> Material:
+def open_inputs(project: Project) -> ReleaseInputs:
     """Open the source, fetching it if it lies on the Hub.
 
     Raises:
-        UsageError: the source names no commit of a model on the Hub.
+        UsageError: the source is not a path, and does not name a commit of a model on the Hub.
         SourceError, FormatError, MappingError: the source, the importance matrix or another file cannot be read.
         PublishError, DiskError: see `mconv.convert.hub.sources.download`.
     """
@@ -82,7 +82,7 @@ def open_material(project: Project) -> Material:
     source = open_source(path, recipe.hf_config)
     files = {_name(file, path, recipe.hf_config): file for file in _files(path, source)}
     matrix = read_imatrix(recipe.imatrix) if recipe.imatrix else None
-    return Material(path, hub.repo if hub else None, source, dict(sorted(files.items())), matrix)
+    return ReleaseInputs(path, hub.repo if hub else None, source, dict(sorted(files.items())), matrix)
 
 
 def _locate(project: Project) -> tuple[Path, HubSource | None]:
@@ -97,7 +97,7 @@ def _locate(project: Project) -> tuple[Path, HubSource | None]:
         raise SourceError(f"source {said}: no such file or folder", "paths count from the recipe's folder")
     if not _COMMIT.fullmatch(hub.revision or ""):
         raise UsageError(
-            f"source {said}: no such folder here, and no commit of a model on the Hub",
+            f"source {said}: there is no such folder, and it does not name a commit on the Hub",
             f"pin it: source = '{hub.repo}@' and the 40 digits of a commit, as mrelease init does",
         )
     return download(hub), hub

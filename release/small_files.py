@@ -11,7 +11,7 @@ from mconv.convert.cli.console import note
 from mconv.convert.errors import UsageError
 from mconv.convert.layouts.gguf.architecture import full_key
 from mconv.convert.model.fields import CONTEXT
-from mconv.release.material import Material
+from mconv.release.inputs import ReleaseInputs
 from mconv.release.project import Project
 from mconv.release.recipe import Recipe, portable_text
 from mconv.release.weights import TypeFiles
@@ -26,7 +26,7 @@ _OLLAMA_NAMES = {"repetition_penalty": "repeat_penalty"}
 _OUMI_SETTINGS = ("temperature", "top_p", "min_p")
 
 
-def extra_files(project: Project, material: Material, types: Sequence[TypeFiles]) -> dict[str, bytes]:
+def make_small_files(project: Project, inputs: ReleaseInputs, types: Sequence[TypeFiles]) -> dict[str, bytes]:
     """Name to content of each.
 
     Raises:
@@ -35,7 +35,7 @@ def extra_files(project: Project, material: Material, types: Sequence[TypeFiles]
     """
     recipe = project.recipe
     files = {RECIPE: portable_text(project.text).encode()}
-    licence = _licence(recipe, material)
+    licence = _licence(recipe, inputs)
     if licence is not None:
         files[LICENCE] = licence.read_bytes()
     if recipe.imatrix is not None:
@@ -43,21 +43,21 @@ def extra_files(project: Project, material: Material, types: Sequence[TypeFiles]
     recommended = next(one for one in types if one.type == recipe.recommended_type)
     if "ollama" in recipe.extras:
         if len(recommended.parts) == 1:
-            files[MODELFILE] = _modelfile(material, recommended).encode()
+            files[MODELFILE] = _modelfile(inputs, recommended).encode()
         else:
             note(f"note: no {MODELFILE}: Ollama loads no split models, and {recommended.type} is split")
     if "oumi" in recipe.extras:
-        files[OUMI] = _oumi(recipe, material, recommended).encode()
+        files[OUMI] = _oumi(recipe, inputs, recommended).encode()
     return files
 
 
-def _licence(recipe: Recipe, material: Material) -> Path | None:
+def _licence(recipe: Recipe, inputs: ReleaseInputs) -> Path | None:
     """The licence's text: what the recipe names, else what the source brings along; never made up."""
     if recipe.licence_file is not None:
         return recipe.licence_file
-    found = [path for name, path in material.files.items() if re.fullmatch(r"LICENSE[\w.-]*", name)]
+    found = [path for name, path in inputs.files.items() if re.fullmatch(r"LICENSE[\w.-]*", name)]
     for path in found:
-        if _belongs_to(path, material.path):
+        if _belongs_to(path, inputs.path):
             return path
         note(f"note: {path.name} of the source is a link out of its folder, and is left out")
     return None
@@ -75,22 +75,22 @@ def _matrix_name(path: Path, types: Sequence[TypeFiles]) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*\.(gguf|dat)", path.name, re.ASCII) or path.name in taken:
         raise UsageError(
             f"the importance matrix cannot be published as {path.name!r}",
-            "rename it: letters, digits, dots and dashes, .gguf or .dat at the end, and no name of a model",
+            "rename it: letters, digits, dots and dashes, then .gguf or .dat; not the name of a model file",
         )
     return path.name
 
 
-def _modelfile(material: Material, recommended: TypeFiles) -> str:
+def _modelfile(inputs: ReleaseInputs, recommended: TypeFiles) -> str:
     lines = [f"FROM ./{recommended.first}"]
-    lines += [f"PARAMETER {_OLLAMA_NAMES.get(name, name)} {value:g}" for name, value in material.sampling.items()]
+    lines += [f"PARAMETER {_OLLAMA_NAMES.get(name, name)} {value:g}" for name, value in inputs.sampling.items()]
     return "\n".join(lines) + "\n"
 
 
-def _oumi(recipe: Recipe, material: Material, recommended: TypeFiles) -> str:
+def _oumi(recipe: Recipe, inputs: ReleaseInputs, recommended: TypeFiles) -> str:
     import yaml
 
-    tokenizer = recipe.base_model or material.repository
-    trained = material.metadata(full_key(CONTEXT.gguf[0], str(material.text("general.architecture"))))
+    tokenizer = recipe.base_model or inputs.repository
+    trained = inputs.metadata(full_key(CONTEXT.gguf[0], str(inputs.text("general.architecture"))))
     context = min(trained, _OUMI_CONTEXT) if isinstance(trained, int) else _OUMI_CONTEXT
     model: Mapping[str, Any] = {
         "model_name": recipe.repository or f"./{recommended.first}",
@@ -98,6 +98,6 @@ def _oumi(recipe: Recipe, material: Material, recommended: TypeFiles) -> str:
         "model_max_length": context,
         **({"model_kwargs": {"filename": recommended.first}} if recipe.repository else {}),
     }
-    settings = {name: value for name, value in material.sampling.items() if name in _OUMI_SETTINGS}
+    settings = {name: value for name, value in inputs.sampling.items() if name in _OUMI_SETTINGS}
     content = {"model": model, "generation": {"max_new_tokens": context // 2, **settings}, "engine": "LLAMACPP"}
     return f"# oumi infer -i -c {OUMI}\n" + yaml.safe_dump(content, sort_keys=False)

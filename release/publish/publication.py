@@ -1,7 +1,7 @@
 """Publishing a release folder: into a pull request, verified there, merged, verified again, tagged.
 
-Every step may be interrupted at any point. The next run finds out from the far side what is done, with the help of a
-small state file, and goes on.
+Every step may be interrupted at any point. The next run asks the Hub what is done, with the help of a small state file,
+and goes on.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mconv.convert.cli.console import note
 from mconv.convert.errors import PublishError
@@ -17,12 +17,15 @@ from mconv.convert.hub.client import hub_client
 from mconv.convert.hub.errors import explain, reason
 from mconv.convert.hub.patience import Patience
 from mconv.release.files import CARD, STATE, FileDigest, read_folder
-from mconv.release.publish.names import check_repository, check_tag
-from mconv.release.publish.operations import MAIN, PublishPlan
+from mconv.release.hub_names import check_repository, check_tag
+from mconv.release.publish.plan import MAIN, PublishPlan
 from mconv.release.publish.remote import Remote
 from mconv.release.publish.state import PublishState, exclusive, load_state
 from mconv.release.publish.steps import Steps
 from mconv.release.publish.survey import survey
+
+if TYPE_CHECKING:
+    from mconv.release.release import Release
 
 _PATIENCE = Patience()
 _NONE = Patience(attempts=1)
@@ -35,7 +38,7 @@ class PublishOptions:
     Attributes:
         pull_request: through one; else straight to main, all at once.
         delete_others: delete what the repository has besides, but .gitattributes; else it is left alone.
-        dry_run: ask the far side what it has, if it can be reached, and change nothing.
+        dry_run: ask the Hub what it has, if it can be reached, and change nothing.
     """
 
     pull_request: bool = True
@@ -89,8 +92,8 @@ def publish_folder(
         patience: how often and how long what fails is tried again.
 
     Raises:
-        UsageError: the folder, or the name of the repository or of the tag, is none.
-        PublishError: the far side refused, could not be reached, or has not what was sent; or the folder is not whole.
+        UsageError: the folder is not a release, or the name of the repository or of the tag is not valid.
+        PublishError: the Hub refused, could not be reached, or does not have what was sent; or the folder is not whole.
         DiskError: the state could not be written.
     """
     check_repository(repo)
@@ -108,8 +111,29 @@ def publish_folder(
             raise explain(error, repo) from error
 
 
+def publish_release(release: Release, accepted: str | None, options: PublishOptions) -> Publication:
+    """Publish a release that is finished, to where its recipe says.
+
+    Args:
+        accepted: why failed gates do not stop it, as it was finished.
+
+    Raises:
+        UsageError: the recipe names no repository, or the release is not finished.
+        PublishError: see `publish_folder`.
+    """
+    recipe = release.project.recipe
+    return publish_folder(
+        release.ledger.folder,
+        release.project.require_repository(),
+        private=recipe.private,
+        tag=recipe.tag,
+        options=options,
+        expected=release.files(accepted),
+    )
+
+
 def _look(plan: PublishPlan, folder: Path) -> Publication:
-    """The plan; without what is on the far side where that cannot be asked."""
+    """The plan; without what the Hub has where it cannot be asked."""
     import httpx2
     from huggingface_hub import get_token
 

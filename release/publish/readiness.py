@@ -9,7 +9,7 @@ from mconv.convert.documents import read_object_if_any
 from mconv.convert.errors import FormatError, UsageError
 from mconv.release.checking import VALIDATION, failed_gates
 from mconv.release.files import LEDGER, SUMS
-from mconv.release.provenance import ACCEPTED, PROVENANCE, gate_line
+from mconv.release.slsa_provenance import ACCEPTED, PROVENANCE, gate_line
 
 
 def require_finished(folder: Path) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 from mconv.release.checking import failed_gates
 from mconv.release.files import FileDigest
+from mconv.release.inputs import ReleaseInputs
 from mconv.release.ledger import Ledger
-from mconv.release.material import Material
 from mconv.release.project import Project
 from mconv.release.recipe import portable_text
-from mconv.release.tools import all_tools
+from mconv.release.versions import measuring_versions
 
 PROVENANCE = "provenance.json"
 ACCEPTED = "acceptedFailedGates"
@@ -28,7 +28,7 @@ _BUILDER = "urn:mconv:mrelease"
 
 def describe_provenance(
     project: Project,
-    material: Material,
+    inputs: ReleaseInputs,
     ledger: Ledger,
     files: Mapping[str, FileDigest],
     report: Mapping[str, Any],
@@ -52,9 +52,9 @@ def describe_provenance(
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
                 "externalParameters": parameters,
-                "resolvedDependencies": [*_dependencies(project, material, ledger)],
+                "resolvedDependencies": [*_dependencies(project, inputs, ledger)],
             },
-            "runDetails": {"builder": {"id": _BUILDER, "version": all_tools()}},
+            "runDetails": {"builder": {"id": _BUILDER, "version": measuring_versions()}},
         },
     }
     return (json.dumps(statement, indent=2, ensure_ascii=False) + "\n").encode()
@@ -65,15 +65,15 @@ def gate_line(gate: Mapping[str, Any]) -> str:
     return f"{gate['file']}: {gate['gate']}: {gate['what']}"
 
 
-def _dependencies(project: Project, material: Material, ledger: Ledger) -> Iterator[dict[str, Any]]:
+def _dependencies(project: Project, inputs: ReleaseInputs, ledger: Ledger) -> Iterator[dict[str, Any]]:
     """Resource descriptors of all that was read."""
     recipe = project.recipe
-    commit = material.text("mconv.source.revision")
+    commit = inputs.text("mconv.source.revision")
     if commit is not None:
         # Only a source that came from the Hub is known to be there.
-        where = {"uri": f"https://huggingface.co/{material.repository}"} if material.repository else {}
+        where = {"uri": f"https://huggingface.co/{inputs.repository}"} if inputs.repository else {}
         yield {"name": "source", **where, "digest": {"gitCommit": commit}}
-    for name, path in material.files.items():
+    for name, path in inputs.files.items():
         yield _file(ledger, f"source/{name}", path)
     optional = (("imatrix", recipe.imatrix), ("gates", recipe.gates), ("licence", recipe.licence_file))
     for kind, file in optional:

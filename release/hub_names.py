@@ -14,7 +14,7 @@ def check_repository(name: str) -> str:
     """The name of a repository, as it is.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not valid.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -22,7 +22,7 @@ def check_repository(name: str) -> str:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise UsageError(f"{name!r} is no name of a repository", "write it as ORGANIZATION/NAME") from error
+        raise UsageError(f"{name!r} is not a valid name of a repository", "write it as ORGANIZATION/NAME") from error
     if "/" not in name:
         raise UsageError(f"{name!r} has no organization or user", "write it as ORGANIZATION/NAME")
     return name
@@ -35,5 +35,5 @@ def check_tag(name: str) -> str:
         UsageError: git or the Hub would refuse it.
     """
     if not _TAG.fullmatch(name):
-        raise UsageError(f"{name!r} is no name of a tag", "write it as v1.0: letters, digits, dots, dashes")
+        raise UsageError(f"{name!r} is not a valid name of a tag", "write it as v1.0: letters, digits, dots, dashes")
     return name

@@ -15,7 +15,7 @@ MAIN = "main"
 
 @dataclass(frozen=True)
 class Operation:
-    """One thing to do on the far side.
+    """One thing to do on the Hub.
 
     Attributes:
         verb: create, open, upload, keep, leave, delete, verify, merge or tag.
@@ -30,7 +30,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class PublishPlan:
-    """What is to be on the far side, and what is there.
+    """What the repository is to hold, and what it holds.
 
     Attributes:
         repo: `ORGANIZATION/NAME`.
@@ -39,7 +39,7 @@ class PublishPlan:
         pull_request: whether the files go through a pull request.
         tag: the name that the published commit gets, if any.
         delete_others: whether what the repository has besides is deleted.
-        exists: whether the repository is there; None if the far side was not asked.
+        exists: whether the repository is there; None if the Hub was not asked.
         parent: the commit that main is at, where it is known.
         number: of the pull request that an earlier run opened.
         present: the files that the target has with the right sum.

@@ -14,9 +14,9 @@ from mconv.release.card.card import PLOT
 from mconv.release.checking import PAGE, VALIDATION
 from mconv.release.files import CARD, SUMS
 from mconv.release.ledger import content_step
-from mconv.release.provenance import PROVENANCE
-from mconv.release.release import DOCUMENTS, EXTRAS, Release
+from mconv.release.release import FINISHING_FILES, SMALL_FILES, Release
 from mconv.release.signing import SIGNATURE
+from mconv.release.slsa_provenance import PROVENANCE
 from mconv.release.weights import TypeFiles
 
 # Half of what one core of a small virtual machine was measured at (docs/explanation/kernels.md), so that most are
@@ -31,7 +31,7 @@ _BYTES_A_TOKEN = 3
 
 
 @dataclass(frozen=True)
-class Item:
+class PlannedFile:
     """A file of the release, or some that are made together.
 
     Attributes:
@@ -50,7 +50,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Overview:
+class ReleasePlan:
     """A release that is not, or not wholly, there.
 
     Attributes:
@@ -66,7 +66,7 @@ class Overview:
     repository: str | None
     source: str
     commit: str | None
-    items: tuple[Item, ...]
+    items: tuple[PlannedFile, ...]
     needed: int
     free: int
     build_seconds: float
@@ -77,62 +77,62 @@ class Overview:
         return asdict(self)
 
 
-def overview(work: Release) -> Overview:
+def plan_release(release: Release) -> ReleasePlan:
     """Look at a release. Large files are read only if they changed since their sum was made."""
-    items = tuple(_items(work))
-    missing = [files for files, step in work.weights if not work.ledger.is_done(step)]
-    checked = work.is_checked()
-    folder = work.project.folder.absolute()
+    items = tuple(_items(release))
+    missing = [files for files, step in release.weights if not release.ledger.is_done(step)]
+    checked = release.is_checked()
+    folder = release.project.folder.absolute()
     existing = next(place for place in (folder, *folder.parents) if place.is_dir())
-    return Overview(
-        folder=str(work.project.folder),
-        repository=work.project.recipe.repository,
-        source=work.material.repository or work.material.source.stem,
-        commit=work.material.text("mconv.source.revision"),
+    return ReleasePlan(
+        folder=str(release.project.folder),
+        repository=release.project.recipe.repository,
+        source=release.inputs.repository or release.inputs.source.stem,
+        commit=release.inputs.text("mconv.source.revision"),
         items=items,
         needed=sum(item.bytes or 0 for item in items if not item.done),
         free=shutil.disk_usage(existing).free,
-        build_seconds=_build_seconds(work, missing),
-        check_seconds=0.0 if checked else _check_seconds(work),
+        build_seconds=_build_seconds(release, missing),
+        check_seconds=0.0 if checked else _check_seconds(release),
     )
 
 
-def _items(work: Release) -> Iterator[Item]:
-    for files, step in work.weights:
-        done = work.ledger.is_done(step)
+def _items(release: Release) -> Iterator[PlannedFile]:
+    for files, step in release.weights:
+        done = release.ledger.is_done(step)
         for name, plan in files.parts.items():
-            yield Item(name, "build", files.type, plan.size, done)
-    done = work.ledger.is_done(content_step(EXTRAS, work.extras))
-    for name, content in work.extras.items():
-        yield Item(name, "build", None, len(content), done)
-    checked = work.is_checked()
+            yield PlannedFile(name, "build", files.type, plan.size, done)
+    done = release.ledger.is_done(content_step(SMALL_FILES, release.small_files))
+    for name, content in release.small_files.items():
+        yield PlannedFile(name, "build", None, len(content), done)
+    checked = release.is_checked()
     for name in (VALIDATION, PAGE):
-        yield Item(name, "check", None, None, checked)
-    sealed = checked and work.ledger.is_intact(DOCUMENTS)
-    for name in work.ledger.names(DOCUMENTS) if sealed else (CARD, PLOT, PROVENANCE, SUMS):
-        yield Item(name, "check", None, None, sealed)
-    if work.signature:
-        yield Item(SIGNATURE, "check", None, None, sealed and work.ledger.is_done(work.signature))
+        yield PlannedFile(name, "check", None, None, checked)
+    finished = checked and release.ledger.is_intact(FINISHING_FILES)
+    for name in release.ledger.names(FINISHING_FILES) if finished else (CARD, PLOT, PROVENANCE, SUMS):
+        yield PlannedFile(name, "check", None, None, finished)
+    if release.signature:
+        yield PlannedFile(SIGNATURE, "check", None, None, finished and release.ledger.is_done(release.signature))
 
 
-def _build_seconds(work: Release, missing: list[TypeFiles]) -> float:
+def _build_seconds(release: Release, missing: list[TypeFiles]) -> float:
     if not missing:
         return 0.0
-    reading = sum(path.stat().st_size for path in work.material.weights.values()) / _READ_RATE
+    reading = sum(path.stat().st_size for path in release.inputs.weights.values()) / _READ_RATE
     encoding = 0.0
     for files in missing:
         for tensor in files.quantization.plan.tensors:
             fast = tensor.encoding in kernels.SUPPORTED or tensor.encoding in FLOAT_DTYPES
             count = math.prod(tensor.target.shape)
             encoding += count / (_KERNEL_RATE if fast else _GGML_RATE)
-    return reading + encoding / work.threads
+    return reading + encoding / release.threads
 
 
-def _check_seconds(work: Release) -> float:
+def _check_seconds(release: Release) -> float:
     """The forward passes of the original and of each file over all texts; each weight multiplies and adds once."""
-    recipe = work.project.recipe
+    recipe = release.project.recipe
     most = recipe.ctx * recipe.chunks if recipe.chunks else None
     sizes = (text.stat().st_size // _BYTES_A_TOKEN for text in recipe.texts)
     tokens = sum(size if most is None else min(size, most) for size in sizes)
-    weights = work.types[0].quantization.plan.parameters
-    return 2 * weights * tokens * (1 + len(work.types)) / _FORWARD_RATE / work.threads
+    weights = release.types[0].quantization.plan.parameters
+    return 2 * weights * tokens * (1 + len(release.types)) / _FORWARD_RATE / release.threads
