@@ -8,10 +8,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 LLAMA_CPP := build/llama.cpp
 export MCONV_LLAMA_CPP := $(abspath $(LLAMA_CPP))
 
-.PHONY: demo test lint bench bench-perplexity clean
+.PHONY: demo demo-files test lint bench bench-perplexity clean
 
-demo: $(VENV)/.runtime
-	$(BIN)/python examples/demo.py
+# The first result is there before llama-cpp-python is built, which only running a model needs.
+demo: demo-files $(VENV)/.runtime
+	$(BIN)/python examples/demo.py release
+
+demo-files: $(VENV)/.packages
+	$(BIN)/python examples/demo.py files
 
 test: lint $(LLAMA_CPP)/.source
 	$(BIN)/python -m pytest -n auto --dist loadfile
@@ -42,8 +46,19 @@ build/peers/bin/llama-perplexity: $(LLAMA_CPP)/.source
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: pyproject.toml constraints.txt $(VENV)/bin/python
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[original]'
+# Everything that comes as a wheel.
+$(VENV)/.packages: pyproject.toml constraints.txt $(VENV)/bin/python
+	$(BIN)/python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+		print(*(name for name in project['dependencies'] if not name.startswith('llama-cpp')), sep='\n')" > $(VENV)/wheels.txt
+	$(PIP) install --quiet --constraint constraints.txt --requirement $(VENV)/wheels.txt
+	$(PIP) install --quiet --no-deps --editable .
+	touch $@
+
+# llama-common is what llama.cpp's own programs share: a good part of the build, and no part of the Python package.
+$(VENV)/.runtime: $(VENV)/.packages
+	echo 'set(LLAMA_BUILD_COMMON OFF)' > $(VENV)/llama.cpp.cmake
+	CMAKE_ARGS="$(CMAKE_ARGS) -DCMAKE_PROJECT_llama.cpp_INCLUDE=$(abspath $(VENV)/llama.cpp.cmake)" \
+		$(PIP) install --quiet --constraint constraints.txt --editable '.[original]'
 	touch $@
 
 $(VENV)/.development: $(VENV)/.runtime

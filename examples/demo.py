@@ -1,8 +1,10 @@
-"""The main job on the bundled example: convert, quantize to four types, check each file, and build a release.
+"""The main job on the bundled example, in two parts, each with a table at its end.
 
     make demo
 
-Every step is a command that a user would type. This script only runs them and collects their JSON into one table.
+The first part converts, quantizes to four types and proves the weights of each file. The second runs the models, holds
+them to the gates and makes a release of them. Every step is a command that a user would type; this script only runs
+them and gathers their JSON.
 """
 
 from __future__ import annotations
@@ -19,21 +21,54 @@ import click
 from mconv.convert.cli.console import emit_table
 from mconv.convert.reporting import format_bytes
 
-HERE = Path(__file__).resolve().parent
-MODEL = HERE / "tiny-mistral"
-RECIPE = HERE / "tiny-mistral-release.toml"
-OUTPUT = HERE.parent / "build" / "demo"
+ROOT = Path(__file__).resolve().parent.parent
+# As they are typed in the root.
+MODEL = Path("examples/tiny-mistral")
+RECIPE = Path("examples/tiny-mistral-release.toml")
+OUTPUT = Path("build/demo")
 RELEASE = OUTPUT / "tiny-mistral-GGUF"
+TYPES = ("Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_XS")
 
 
-def main() -> None:
-    """Run the commands and print the table."""
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-    run("mconv", "hf-to-gguf", MODEL, OUTPUT / "tiny-mistral-BF16.gguf", "--overwrite")
+@click.group()
+def cli() -> None:
+    """Run the commands and print a table."""
+
+
+@cli.command()
+def files() -> None:
+    """Convert, quantize, and prove the weights: no model is run, and nothing has to be built for it."""
+    (ROOT / OUTPUT).mkdir(parents=True, exist_ok=True)
+    types = [word for name in TYPES for word in ("--type", name)]
+    converted = run("mconv", "hf-to-gguf", MODEL, OUTPUT / "tiny-mistral-BF16.gguf", "--overwrite")
+    quantized = run("mquant", MODEL, *types, "--output-dir", OUTPUT, "--overwrite")
+    written = [*converted["files"], *quantized["files"]]
+    proof = run("mval", "weights", *(output["path"] for output in written), "--reference", MODEL)
+    click.echo()
+    emit_table(
+        ["file", "size", "bits/weight", "tensors", "exact"],
+        (
+            [
+                Path(output["path"]).name,
+                format_bytes(output["bytes"]),
+                f"{output['bits_per_weight']:.2f}",
+                str(len(weights["tensors"])),
+                str(weights["exact"]),
+            ]
+            for output, weights in zip(written, proof["results"], strict=True)
+        ),
+    )
+    click.echo("\nexact: byte for byte what the type makes of the original's tensor")
+    click.echo(f"the files: {OUTPUT}")
+
+
+@cli.command()
+def release() -> None:
+    """Build, measure and check a release, and say what publishing it would do."""
     run("mrelease", "build", RECIPE, "--folder", RELEASE)
     run("mrelease", "check", RECIPE, "--folder", RELEASE)
     run("mrelease", "publish", RECIPE, "--folder", RELEASE, "--dry-run")
-    report = json.loads((RELEASE / "validation.json").read_text(encoding="utf-8"))
+    report = json.loads((ROOT / RELEASE / "validation.json").read_text(encoding="utf-8"))
     divergence = {row["file"]: row for row in report["kl"]["results"]}
     answers = {
         row["file"]: row["text"]
@@ -57,7 +92,7 @@ def main() -> None:
             for row in (divergence[artifact["file"]],)
         ),
     )
-    click.echo(f"\nthe release: {RELEASE.relative_to(HERE.parent)}; open its report.html, and README.md is its card")
+    click.echo(f"\nthe release: {RELEASE}; open its report.html, and README.md is its card")
 
 
 def run(command: str, *arguments: object) -> dict[str, Any]:
@@ -65,9 +100,9 @@ def run(command: str, *arguments: object) -> dict[str, Any]:
     words = [command, *map(str, arguments), "--json"]
     click.echo(f"$ {shlex.join(words)}", err=True)
     program = Path(sys.executable).with_name(command)
-    result = subprocess.run([program, *words[1:]], stdout=subprocess.PIPE, check=True, cwd=HERE.parent)
+    result = subprocess.run([program, *words[1:]], stdout=subprocess.PIPE, check=True, cwd=ROOT)
     return dict(json.loads(result.stdout))
 
 
 if __name__ == "__main__":
-    main()
+    cli()
