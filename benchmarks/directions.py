@@ -16,8 +16,8 @@ from pathlib import Path
 import click
 from measure import Cost, program, run
 
-from mconv.convert.cli.console import emit_table, note, run_command
-from mconv.convert.reporting import format_bytes
+from mconv.convert.cli.console import emit_table, run_command
+from mconv.convert.reporting import format_bytes, note
 
 HERE = Path(__file__).parent
 AT_MOST = 3.0

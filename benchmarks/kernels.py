@@ -13,7 +13,8 @@ from statistics import median
 import click
 import numpy as np
 
-from mconv.convert.cli.console import emit_json, emit_table, note, run_command
+from mconv.convert.cli.console import emit_json, emit_table, run_command
+from mconv.convert.reporting import note
 from mconv.convert.tensors.block_types import BlockType
 from mconv.quantize import ggml, kernels
 

@@ -15,8 +15,8 @@ import click
 from checkpoint import count_weights
 from measure import Cost, program, run
 
-from mconv.convert.cli.console import emit_table, note, run_command
-from mconv.convert.reporting import format_bytes
+from mconv.convert.cli.console import emit_table, run_command
+from mconv.convert.reporting import format_bytes, note
 from mconv.quantize.filetypes import FileType
 
 TYPES = ("Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_XS")

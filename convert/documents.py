@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mconv.convert.errors import FormatError, SourceError, UsageError
+from mconv.convert.reporting import printable
 
 # What people write has a few levels and a few pages.
 _MOST_LEVELS = 16
 _MOST_TOML_BYTES = 1 << 20
 # `a.b.c...`, with or without quotes: tomllib's time grows with the square of it.
 _LONG_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){32}""")
+
+
+SCHEMA_VERSION = 1
+"""Of the JSON that commands print and files that they write; a change that would break a reader raises it."""
 
 
 @contextmanager
@@ -151,4 +156,22 @@ def member(source: str, content: dict[str, Any], key: str, kind: type) -> Any:
             f"{source}: '{key}' is a {type(value).__name__}, not a {kind.__name__}",
             "the file is damaged, or another file has its name; download it again",
         )
+    return value
+
+
+def json_text(members: dict[str, Any]) -> str:
+    """One JSON object as text, `schema_version` first; numbers that JSON lacks become null."""
+    data = {"schema_version": SCHEMA_VERSION, **members}
+    return json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) != float("inf") and value == value else None
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
     return value

@@ -6,6 +6,8 @@ Exit codes: 0 done, 1 a validation gate failed, 2 usage, 3 bad or unsupported in
 
 from __future__ import annotations
 
+import errno
+
 
 class MconvError(Exception):
     """Base class of every error shown to a user.
@@ -83,3 +85,19 @@ class PublishError(MconvError):
     """The Hub refused a request or could not be reached."""
 
     exit_code = 5
+
+
+def disk_error(error: OSError) -> DiskError:
+    """Say what an operating-system error means for the file that it names."""
+    where = f"{error.filename}: " if error.filename else ""
+    hints = {
+        errno.ENOSPC: "free some space, or choose another output folder",
+        errno.EDQUOT: "the quota is used up: free some space, or choose another output folder",
+        errno.EFBIG: "the file system or a limit of the shell (ulimit -f) allows no larger file: choose another folder",
+        errno.EACCES: "check the permissions",
+        errno.EPERM: "check the permissions",
+        errno.EROFS: "choose an output folder that can be written",
+        errno.ENOENT: "check the path",
+    }
+    hint = hints.get(error.errno or 0, "check the disk and try again")
+    return DiskError(f"{where}{error.strerror or error}", hint)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from mconv.convert.cli.console import note
+from mconv.convert.reporting import note
 
 CPU_INFO = Path("/proc/cpuinfo")
 PROBE = (sys.executable, "-I", str(Path(__file__).with_name("amx_probe.py")))
@@ -52,5 +52,5 @@ def use_extra_buffers() -> bool:
     flags = cpu_flags(CPU_INFO.read_text()) if CPU_INFO.exists() else frozenset()
     safe = survives_extra_buffers(flags, PROBE)
     if not safe:
-        note("note: AMX is listed by this processor but does not work here; going on without it")
+        note("AMX is listed by this processor but does not work here; going on without it")
     return safe

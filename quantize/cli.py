@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mconv.convert.cli.console import emit_json, emit_table, note, progress_bar, run_command
+from mconv.convert.cli.console import emit_json, emit_table, run_command
 from mconv.convert.cli.options import (
     dry_run_option,
     hf_config_option,
@@ -20,8 +21,7 @@ from mconv.convert.cli.options import (
 )
 from mconv.convert.cli.output import describe
 from mconv.convert.cli.program import program
-from mconv.convert.errors import DiskError, UsageError
-from mconv.convert.reporting import format_bytes
+from mconv.convert.reporting import format_bytes, note
 
 if TYPE_CHECKING:
     from mconv.convert.engine.outputs import Output
@@ -81,62 +81,39 @@ def cli(
       mquant model-bf16.gguf --type IQ4_XS --imatrix imatrix.gguf --output model-IQ4_XS.gguf
     """
     from mconv.convert.engine.local import LocalExecutor
-    from mconv.convert.engine.outputs import Output, check_outputs
-    from mconv.convert.engine.run import run
+    from mconv.convert.engine.progress import tell_progress
     from mconv.convert.hub import resolve_source
-    from mconv.convert.tensors.block_types import find_block_type
-    from mconv.quantize.assign import TypeOptions
-    from mconv.quantize.filetypes import find_file_type
-    from mconv.quantize.imatrix import read_imatrix
-    from mconv.quantize.overrides import parse_override
-    from mconv.quantize.plan import plan_quantization
-    from mconv.quantize.source import open_source
-    from mconv.quantize.surroundings import prepare_kernels, warn
+    from mconv.quantize.quantization import plan_quantizations
 
-    file_types = list(dict.fromkeys(find_file_type(name) for name in types))
-    options = TypeOptions(
-        overrides=tuple(parse_override(text) for text in overrides),
-        output_tensor_type=find_block_type(output_tensor_type) if output_tensor_type else None,
-        token_embedding_type=find_block_type(token_embedding_type) if token_embedding_type else None,
+    quantization = plan_quantizations(
+        resolve_source(source),
+        types,
+        output=output,
+        output_dir=output_dir,
+        imatrix=imatrix,
+        tensor_types=overrides,
+        output_tensor_type=output_tensor_type,
+        token_embedding_type=token_embedding_type,
         pure=pure,
+        allow_requantize=allow_requantize,
+        hf_config=hf_config,
     )
-    if output and (output_dir or len(file_types) > 1):
-        raise UsageError("--output names a single file", "use --output-dir for several types")
-    matrix = read_imatrix(imatrix) if imatrix else None
-    opened = open_source(resolve_source(source), hf_config)
-    for line in opened.notes:
-        note(f"note: {line}")
-    plans = [
-        plan_quantization(opened, file_type, options, matrix, allow_requantize=allow_requantize)
-        for file_type in file_types
-    ]
-    folder = output_dir or Path()
-    outputs = [Output(plan.plan, output or folder / f"{opened.stem}-{plan.file_type.name}.gguf") for plan in plans]
+    for line in quantization.form.notes:
+        note(line)
     if not dry_run:
-        _create(folder)
-        check_outputs(outputs, [*opened.files, *([imatrix] if imatrix else [])], overwrite=overwrite)
-        prepare_kernels(plans)
-        with progress_bar(opened.stem) as on_progress:
-            run(
-                outputs,
+        quantization.check(overwrite=overwrite)
+        with tell_progress(quantization.stem) as on_progress:
+            quantization.run(
                 executor=LocalExecutor(threads),
                 overwrite=overwrite,
                 keep_partial=keep_partial,
                 on_progress=on_progress,
             )
-    for plan in plans:
-        warn(plan)
-    _report(plans, outputs, as_json=as_json, dry_run=dry_run)
+    quantization.warn()
+    _report(quantization.plans, quantization.outputs(), as_json=as_json, dry_run=dry_run)
 
 
-def _create(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise DiskError(f"{folder} is not a folder", "choose another output folder") from error
-
-
-def _report(plans: list[QuantizationPlan], outputs: list[Output], *, as_json: bool, dry_run: bool) -> None:
+def _report(plans: Sequence[QuantizationPlan], outputs: Sequence[Output], *, as_json: bool, dry_run: bool) -> None:
     if as_json:
         emit_json(
             {
@@ -170,7 +147,7 @@ def _report(plans: list[QuantizationPlan], outputs: list[Output], *, as_json: bo
     )
 
 
-def _print_tensors(plans: list[QuantizationPlan]) -> None:
+def _print_tensors(plans: Sequence[QuantizationPlan]) -> None:
     """One row a tensor, one column a type."""
     described = [{row["name"]: row for row in plan.plan.describe_tensors()} for plan in plans]
     emit_table(

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from mconv.convert.containers.gguf import lay_out
 from mconv.convert.engine.plan import Plan, TypedTarget
-from mconv.convert.errors import QuantizationError
+from mconv.convert.errors import MappingError, QuantizationError
+from mconv.convert.layouts.gguf.form import GgufForm
 from mconv.convert.layouts.gguf.writer import QUANTIZATION_VERSION
 from mconv.convert.model.metadata import Metadata, uint32
+from mconv.convert.model.provenance import folder_name
 from mconv.convert.tensors.rows import Target
-from mconv.quantize.assign import Assignment, TypeOptions, assign_types, check_importance
+from mconv.quantize.assign import Assignment, SourceTensor, TypeOptions, assign_types, check_importance
 from mconv.quantize.filetypes import FileType
 from mconv.quantize.imatrix import ImportanceMatrix
-from mconv.quantize.source import Source
+from mconv.quantize.mixture import ModelFacts
+
+# The rules of the mixtures are known for these alone.
+_ARCHITECTURES = ("llama", "mistral3")
+_PART_SUFFIX = re.compile(r"-\d{5}-of-\d{5}$")
+# The type in the name of the source gives way to the new one.
+_TYPE_SUFFIX = re.compile(rf"[-._]({'|'.join(FileType.__members__)}|FP16|FP32)$", re.IGNORECASE)
+
+
+def file_stem(form: GgufForm) -> str:
+    """What the names of the quantized files begin with: `model` for `model-BF16-00001-of-00002.gguf`."""
+    if form.path.is_dir():
+        return folder_name(form.path)
+    return _TYPE_SUFFIX.sub("", _PART_SUFFIX.sub("", form.path.stem))
 
 
 @dataclass(frozen=True)
@@ -46,7 +62,7 @@ class QuantizationPlan:
 
 
 def plan_quantization(
-    source: Source,
+    form: GgufForm,
     file_type: FileType,
     options: TypeOptions,
     matrix: ImportanceMatrix | None,
@@ -55,29 +71,44 @@ def plan_quantization(
 ) -> QuantizationPlan:
     """Decide the type and the place of every tensor.
 
+    Args:
+        form: what is to be quantized.
+
     Raises:
+        MappingError: the mixtures of its architecture are not known.
         UsageError: an override matches nothing.
         QuantizationError: a type that does not fit, needs an importance matrix, or would be quantized a second time.
     """
-    assignments = assign_types(source.tensors, source.model, file_type, options, matrix is not None)
+    targets = {tensor.target.name: tensor.target for tensor in form.tensors}
+    tensors = [SourceTensor(t.target.name, t.target.shape, t.type, t.target.role) for t in form.tensors]
+    assignments = assign_types(tensors, _facts(form), file_type, options, matrix is not None)
     if not allow_requantize:
         _refuse_requantizing(assignments.values())
     missing = check_importance(assignments.values(), matrix)
     metadata = {
-        **source.metadata,
+        **form.metadata,
         "general.quantization_version": uint32(QUANTIZATION_VERSION),
         "general.file_type": uint32(file_type.number),
         **(matrix.metadata() if matrix else {}),
     }
-    typed = [_typed(source.targets[name], assignment, matrix) for name, assignment in assignments.items()]
+    typed = [_typed(targets[name], assignment, matrix) for name, assignment in assignments.items()]
     return QuantizationPlan(
         file_type=file_type,
-        plan=lay_out(metadata, typed, source.alignment),
+        plan=lay_out(metadata, typed, form.alignment),
         metadata=metadata,
-        alignment=source.alignment,
+        alignment=form.alignment,
         fallbacks=tuple(assignment for assignment in assignments.values() if assignment.is_fallback),
         missing_imatrix=tuple(missing),
     )
+
+
+def _facts(form: GgufForm) -> ModelFacts:
+    if form.architecture not in _ARCHITECTURES:
+        raise MappingError(
+            f"{form.path.name}: architecture {form.architecture!r} is not supported",
+            f"supported GGUF architectures: {', '.join(_ARCHITECTURES)}",
+        )
+    return ModelFacts(form.architecture, form.layers, form.heads, form.kv_heads, form.experts)
 
 
 def _typed(target: Target, assignment: Assignment, matrix: ImportanceMatrix | None) -> TypedTarget:

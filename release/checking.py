@@ -11,8 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mconv.convert.cli.console import json_text
-from mconv.convert.documents import read_object
+from mconv.convert.documents import json_text, read_object
 from mconv.convert.engine.files import write_files
 from mconv.release.inputs import ReleaseInputs
 from mconv.release.ledger import Ledger, Step
@@ -77,7 +76,7 @@ def measure(
     ledger.begin(step)
     report = make_report(request, recipe.gates)
     names = {str(path): path.name for path in (*artifacts, *texts)}
-    report = _portable(report, {**names, str(source): inputs.repository or inputs.source.stem})
+    report = _portable(report, {**names, str(source): inputs.repository or inputs.stem})
     measured = {member: value for member, value in report.items() if member not in ("gates", "passed")}
     write_files(ledger.folder, {MEASUREMENTS: (json_text(measured) + "\n").encode()})
     ledger.finish(step)

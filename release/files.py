@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mconv.convert.cli.console import byte_progress
 from mconv.convert.documents import read_text
 from mconv.convert.errors import DiskError, FormatError, PublishError, UsageError
+from mconv.convert.reporting import progress_bar
 
 CARD = "README.md"
 SUMS = "SHA256SUMS"
@@ -140,7 +140,7 @@ def _check_names(paths: Mapping[str, Path], listed: Mapping[str, str]) -> None:
 
 def _read_digests(paths: Mapping[str, Path]) -> dict[str, FileDigest]:
     try:
-        with byte_progress(sum(path.stat().st_size for path in paths.values()), "sha256") as bar:
+        with progress_bar(sum(path.stat().st_size for path in paths.values()), "sha256") as bar:
             return {name: digest_file(path, bar.update) for name, path in paths.items()}
     except FileNotFoundError as error:
         raise DiskError(f"{error.filename} disappeared", "leave the folder alone while it is published") from error

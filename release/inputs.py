@@ -10,20 +10,19 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from mconv.convert.errors import SourceError, UsageError
-from mconv.convert.layouts.hf.names import CARD_FILES, CONFIG, GENERATION, TOKENIZER_FILES
-from mconv.convert.layouts.megatron.reader import is_megatron
+from mconv.convert.layouts import detect_layout
+from mconv.convert.layouts.gguf.form import GgufForm, open_form
+from mconv.convert.layouts.hf.names import CARD_FILES, CONFIG, GENERATION, INDEX, TOKENIZER_FILES, WEIGHT_FILES
 from mconv.convert.model.provenance import SAMPLING
 from mconv.quantize.imatrix import ImportanceMatrix, read_imatrix
-from mconv.quantize.source import Source, open_source
+from mconv.quantize.plan import file_stem
 from mconv.release.project import Project
 from mconv.release.recipe import from_home
 
 if TYPE_CHECKING:
     from mconv.convert.hub.sources import HubSource
 
-_COMPANIONS = (CONFIG, GENERATION, *TOKENIZER_FILES, *CARD_FILES)
-_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
-_RANKS = "mp_rank_*"
+_SIDECARS = (CONFIG, GENERATION, *TOKENIZER_FILES, *CARD_FILES)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -34,21 +33,26 @@ class ReleaseInputs:
     Attributes:
         path: the source, wherever it lies.
         repository: its name on the Hub; None if it came from a path.
-        source: the source as what it is before quantization.
+        form: the source as the unquantized GGUF file that it is, or would be.
         files: what it is read from, by a name that is the same on every machine.
         matrix: the importance matrix.
     """
 
     path: Path
     repository: str | None
-    source: Source
+    form: GgufForm
     files: Mapping[str, Path]
     matrix: ImportanceMatrix | None
 
     @property
+    def stem(self) -> str:
+        """The name of the model, as its files have it."""
+        return file_stem(self.form)
+
+    @property
     def weights(self) -> dict[str, Path]:
         """The files that hold weights; what the others say is in the headers of the files that are made."""
-        return {name: path for name, path in self.files.items() if not _is_companion(PurePath(name))}
+        return {name: path for name, path in self.files.items() if not _is_sidecar(PurePath(name))}
 
     @property
     def sampling(self) -> dict[str, float]:
@@ -64,7 +68,7 @@ class ReleaseInputs:
 
     def metadata(self, key: str) -> Any:
         """The content of a key of the metadata that every file gets; None where there is none."""
-        value = self.source.metadata.get(key)
+        value = self.form.metadata.get(key)
         return value.content if value else None
 
 
@@ -79,10 +83,10 @@ def open_inputs(project: Project) -> ReleaseInputs:
     recipe = project.recipe
     recipe.check_paths()
     path, hub = _locate(project)
-    source = open_source(path, recipe.hf_config)
-    files = {_name(file, path, recipe.hf_config): file for file in _files(path, source)}
+    form = open_form(path, recipe.hf_config)
+    files = {_name(file, path, recipe.hf_config): file for file in _files(path, form)}
     matrix = read_imatrix(recipe.imatrix) if recipe.imatrix else None
-    return ReleaseInputs(path, hub.repo if hub else None, source, dict(sorted(files.items())), matrix)
+    return ReleaseInputs(path, hub.repo if hub else None, form, dict(sorted(files.items())), matrix)
 
 
 def _locate(project: Project) -> tuple[Path, HubSource | None]:
@@ -103,24 +107,25 @@ def _locate(project: Project) -> tuple[Path, HubSource | None]:
     return download(hub), hub
 
 
-def _files(path: Path, source: Source) -> Iterator[Path]:
+def _files(path: Path, form: GgufForm) -> Iterator[Path]:
     """Every file that something is read from. A folder has others too, which are nobody's business."""
-    megatron = path.is_dir() and is_megatron(path)
-    for file in source.files:
-        if file.is_file() and (megatron or not path.is_dir() or _is_read(PurePath(file.name))):
+    # A folder that may come from the Hub holds files of others beside the checkpoint.
+    shared = bool(detect_layout(path).hub_files)
+    for file in form.files:
+        if file.is_file() and (not shared or _is_read(PurePath(file.name))):
             yield file
-        elif megatron and file.match(_RANKS):
+        elif file.is_dir():
             yield from (part for part in file.iterdir() if part.is_file())
     if path.is_dir():
         yield from path.glob("additional_chat_templates/*.jinja")
 
 
 def _is_read(name: PurePath) -> bool:
-    return _is_companion(name) or any(name.match(pattern) for pattern in _WEIGHTS)
+    return _is_sidecar(name) or any(name.match(pattern) for pattern in (*WEIGHT_FILES, INDEX))
 
 
-def _is_companion(name: PurePath) -> bool:
-    return any(name.match(pattern) for pattern in _COMPANIONS)
+def _is_sidecar(name: PurePath) -> bool:
+    return any(name.match(pattern) for pattern in _SIDECARS)
 
 
 def _name(file: Path, source: Path, hf_config: Path | None) -> str:

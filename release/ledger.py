@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mconv.convert.cli.console import byte_progress, note
 from mconv.convert.documents import read_object
 from mconv.convert.engine.files import write_files
 from mconv.convert.engine.outputs import resolved
 from mconv.convert.errors import DiskError, FormatError
+from mconv.convert.reporting import note, progress_bar
 from mconv.release.files import LEDGER, FileDigest, digest_file
 
 _SCHEMA_VERSION = 1
@@ -137,7 +137,7 @@ class Ledger:
             record = self._records.get(step.name)
             for name, digest in record.outputs.items() if record else ():
                 if (self.folder / name).exists() and digest is not None and not self._is(name, digest):
-                    note(f"note: {name} is not what was built: it is made again")
+                    note(f"{name} is not what was built: it is made again")
             self._remove(set(record.outputs if record else ()) - set(step.outputs))
             self._records[step.name] = _Record(None, dict.fromkeys(step.outputs))
         self.save()
@@ -158,7 +158,7 @@ class Ledger:
         """Forget all other steps and remove their files, with a note of each."""
         for name in self._records.keys() - set(names):
             for file in self._records[name].outputs:
-                note(f"note: {file} is removed: the recipe does not ask for it any more")
+                note(f"{file} is removed: the recipe does not ask for it any more")
             self.discard(name)
 
     def save(self) -> None:
@@ -247,7 +247,7 @@ def _check_folder(folder: Path) -> None:
 def _read_sum(path: Path, size: int) -> FileDigest:
     if size < _QUICK_BYTES:
         return digest_file(path)
-    with byte_progress(size, f"sha256 {path.name}") as bar:
+    with progress_bar(size, f"sha256 {path.name}") as bar:
         return digest_file(path, bar.update)
 
 

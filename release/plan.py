@@ -87,7 +87,7 @@ def plan_release(release: Release) -> ReleasePlan:
     return ReleasePlan(
         folder=str(release.project.folder),
         repository=release.project.recipe.repository,
-        source=release.inputs.repository or release.inputs.source.stem,
+        source=release.inputs.repository or release.inputs.stem,
         commit=release.inputs.text("mconv.source.revision"),
         items=items,
         needed=sum(item.bytes or 0 for item in items if not item.done),

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mconv.convert.errors import DiskError, SourceError
+from mconv.convert.layouts.gguf.form import open_form
 from mconv.convert.model.metadata import Metadata
 from mconv.convert.model.provenance import card_metadata, read_card
-from mconv.quantize.source import open_source
+from mconv.quantize.plan import file_stem
 from mconv.release.recipe import Recipe
 
 _TYPES = ["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"]
@@ -75,9 +76,9 @@ def _look_at(source: str, hf_config: Path | None) -> tuple[str, Metadata, str | 
     """Name and metadata of a model; of one on the Hub, with its commit too, and without its weights."""
     path = Path(source)
     if path.exists():
-        opened = open_source(path, hf_config)
+        opened = open_form(path, hf_config)
         name = _content(opened.metadata, "general.name")
-        return _file_name(name if isinstance(name, str) else opened.stem), opened.metadata, None
+        return _file_name(name if isinstance(name, str) else file_stem(opened)), opened.metadata, None
     from mconv.convert.hub.sources import download_card, parse_source
 
     hub = parse_source(source)

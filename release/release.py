@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mconv.convert.cli.console import note
 from mconv.convert.engine.threads import default_threads
 from mconv.convert.errors import UsageError
+from mconv.convert.reporting import note
 from mconv.release.card.card import PLOT
 from mconv.release.card.front_matter import gaps
 from mconv.release.checking import (
@@ -184,9 +184,9 @@ class Release:
 
     def _tell_gaps(self) -> None:
         for line in gaps(self.project.recipe, self.inputs):
-            note(f"note: {line}")
+            note(line)
         if LICENCE not in self.small_files:
-            note(f"note: no {LICENCE}: the source has none, and the recipe no licence_file")
+            note(f"no {LICENCE}: the source has none, and the recipe no licence_file")
 
     def _write(self, name: str, files: Mapping[str, bytes]) -> None:
         if not self.ledger.is_done(content_step(name, files)):
@@ -234,8 +234,8 @@ def open_release(recipe: Path, folder: Path | None, threads: int | None) -> Iter
     """
     project = open_project(recipe, folder)
     inputs = open_inputs(project)
-    for line in inputs.source.notes:
-        note(f"note: {line}")
+    for line in inputs.form.notes:
+        note(line)
     types = plan_types(project.recipe, inputs)
     with open_ledger(project.folder) as ledger:
         yield Release(project, inputs, types, ledger, threads or default_threads())

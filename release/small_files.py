@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mconv.convert.cli.console import note
 from mconv.convert.errors import UsageError
 from mconv.convert.layouts.gguf.architecture import full_key
 from mconv.convert.model.fields import CONTEXT
+from mconv.convert.reporting import note
 from mconv.release.inputs import ReleaseInputs
 from mconv.release.project import Project
 from mconv.release.recipe import Recipe, portable_text
@@ -45,7 +45,7 @@ def make_small_files(project: Project, inputs: ReleaseInputs, types: Sequence[Ty
         if len(recommended.parts) == 1:
             files[MODELFILE] = _modelfile(inputs, recommended).encode()
         else:
-            note(f"note: no {MODELFILE}: Ollama loads no split models, and {recommended.type} is split")
+            note(f"no {MODELFILE}: Ollama loads no split models, and {recommended.type} is split")
     if "oumi" in recipe.extras:
         files[OUMI] = _oumi(recipe, inputs, recommended).encode()
     return files
@@ -59,7 +59,7 @@ def _licence(recipe: Recipe, inputs: ReleaseInputs) -> Path | None:
     for path in found:
         if _belongs_to(path, inputs.path):
             return path
-        note(f"note: {path.name} of the source is a link out of its folder, and is left out")
+        note(f"{path.name} of the source is a link out of its folder, and is left out")
     return None
 
 

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mconv.convert.cli.console import note, progress_bar
 from mconv.convert.engine.local import LocalExecutor
 from mconv.convert.engine.outputs import Output, check_outputs
 from mconv.convert.engine.plan import Plan, TypedTarget
+from mconv.convert.engine.progress import tell_progress
 from mconv.convert.engine.run import run
 from mconv.convert.layouts.gguf.split import part_name, plan_parts
+from mconv.convert.reporting import note
 from mconv.quantize.assign import TypeOptions
 from mconv.quantize.filetypes import FileType
 from mconv.quantize.plan import QuantizationPlan, plan_quantization
-from mconv.quantize.surroundings import prepare_kernels, warn
+from mconv.quantize.surroundings import prepare_kernels, warn_of
 from mconv.release.inputs import ReleaseInputs
 from mconv.release.ledger import Ledger, Step
 from mconv.release.recipe import Recipe
@@ -63,7 +64,7 @@ def plan_types(recipe: Recipe, inputs: ReleaseInputs) -> list[TypeFiles]:
     return [
         _plan_type(
             recipe,
-            plan_quantization(inputs.source, FileType[name], TypeOptions(), inputs.matrix, allow_requantize=False),
+            plan_quantization(inputs.form, FileType[name], TypeOptions(), inputs.matrix, allow_requantize=False),
         )
         for name in recipe.types
     ]
@@ -107,13 +108,13 @@ def write_weights(
     ledger.begin(*(step for _, step in wanted))
     check_outputs(outputs, [*inputs.files.values(), *([imatrix] if imatrix else [])], overwrite=True)
     prepare_kernels(plans)
-    with progress_bar(inputs.source.stem) as on_progress:
+    with tell_progress(inputs.stem) as on_progress:
         run(outputs, executor=LocalExecutor(threads), overwrite=True, on_progress=on_progress)
     for plan in plans:
-        warn(plan)
+        warn_of(plan)
     for files, step in wanted:
         ledger.finish(step)
-        note(f"note: {files.type} is built: {', '.join(files.parts)}")
+        note(f"{files.type} is built: {', '.join(files.parts)}")
 
 
 def _outputs(wanted: Sequence[tuple[TypeFiles, Step]], folder: Path) -> Iterator[Output]:

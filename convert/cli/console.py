@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import signal
 import sys
@@ -14,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mconv.convert.errors import DiskError, MconvError
-from mconv.convert.reporting import format_bytes
+from mconv.convert.documents import json_text
+from mconv.convert.errors import DiskError, MconvError, disk_error
+from mconv.convert.reporting import Bar, Listener, listening, printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from mconv.convert.engine.run import OnProgress, Progress
-
-SCHEMA_VERSION = 1
 INTERRUPTED = 130
 
 
@@ -31,9 +27,13 @@ def run_command(command: click.Command) -> None:
     # The next file to be opened would become a stream that was closed.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    _interrupted.clear()
     for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signal_number, _interrupt)
-    sys.exit(_exit_code(command))
+    listener = Listener(lambda text: _stderr(f"note: {text}"), lambda text: _stderr(f"warning: {text}"), _bar)
+    with listening(listener):
+        code = _exit_code(command)
+    sys.exit(code)
 
 
 _interrupted: list[int] = []
@@ -43,6 +43,38 @@ _interrupted: list[int] = []
 def _interrupt(number: int, _: object) -> None:
     _interrupted.append(number)
     raise KeyboardInterrupt
+
+
+@contextmanager
+def _bar(total: int, what: str, unit: str) -> Iterator[Bar]:
+    """A progress bar with rate and time left, on stderr; silent without a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total,
+        desc=what,
+        unit=unit,
+        unit_scale=unit == "B",
+        disable=None,
+        file=sys.stderr,
+        dynamic_ncols=True,
+    ) as bar:
+        yield _InterruptedBar(bar)
+
+
+class _InterruptedBar:
+    """A bar that raises an interrupt which went unheard."""
+
+    def __init__(self, bar: tqdm[Any]) -> None:
+        self._bar = bar
+
+    def update(self, count: int, detail: str = "") -> None:
+        """So many more are done."""
+        if _interrupted:
+            raise KeyboardInterrupt
+        if detail:
+            self._bar.set_postfix_str(detail, refresh=False)
+        self._bar.update(count)
 
 
 def _exit_code(command: click.Command) -> int:
@@ -71,25 +103,9 @@ def _exit_code(command: click.Command) -> int:
         report_error("out of memory", "run with fewer --threads, or on a machine with more memory")
         return DiskError.exit_code
     except (KeyboardInterrupt, click.Abort):
-        note("interrupted")
+        _stderr("interrupted")
         return INTERRUPTED
     return result if isinstance(result, int) else 0
-
-
-def disk_error(error: OSError) -> DiskError:
-    """Say what an operating-system error means for the file that it names."""
-    where = f"{error.filename}: " if error.filename else ""
-    hints = {
-        errno.ENOSPC: "free some space, or choose another output folder",
-        errno.EDQUOT: "the quota is used up: free some space, or choose another output folder",
-        errno.EFBIG: "the file system or a limit of the shell (ulimit -f) allows no larger file: choose another folder",
-        errno.EACCES: "check the permissions",
-        errno.EPERM: "check the permissions",
-        errno.EROFS: "choose an output folder that can be written",
-        errno.ENOENT: "check the path",
-    }
-    hint = hints.get(error.errno or 0, "check the disk and try again")
-    return DiskError(f"{where}{error.strerror or error}", hint)
 
 
 def report_error(what: str, hint: str) -> None:
@@ -98,25 +114,14 @@ def report_error(what: str, hint: str) -> None:
     _stderr(f"hint: {_one_line(hint)}")
 
 
-def note(text: str) -> None:
-    """Say something on stderr that is not data."""
-    _stderr(text)
-
-
 def emit_json(members: dict[str, Any]) -> None:
     """Print one JSON object on stdout, see `json_text`."""
     click.echo(json_text(members))
 
 
-def json_text(members: dict[str, Any]) -> str:
-    """One JSON object as text, `schema_version` first; numbers that JSON lacks become null."""
-    data = {"schema_version": SCHEMA_VERSION, **members}
-    return json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
-
-
 def emit_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows of text under headers on stdout; columns whose cells are numbers go to the right."""
-    cells = [list(headers), *([_printable(cell) for cell in row] for row in rows)]
+    cells = [list(headers), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
     right = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(headers))]
     for row in cells:
@@ -127,67 +132,14 @@ def emit_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         click.echo(line.rstrip())
 
 
-def byte_progress(total: int, what: str) -> tqdm[Any]:
-    """A progress bar in bytes, with rate and time left, on stderr; silent without a terminal."""
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=None, file=sys.stderr, dynamic_ncols=True)
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[OnProgress]:
-    """Something to tell the progress of a run to: a bar in bytes on stderr, with rate and time left.
-
-    Without a terminal there is no bar, but what an earlier run did is said all the same. An interrupt that went unheard
-    is raised here, between two tasks.
-
-    Args:
-        what: label of the bar.
-    """
-    with byte_progress(0, what) as bar:
-
-        def show(progress: Progress) -> None:
-            if _interrupted:
-                raise KeyboardInterrupt
-            if not bar.total:
-                bar.total, bar.initial = progress.total, progress.resumed
-                if progress.resumed:
-                    share = f"{format_bytes(progress.resumed)} of {format_bytes(progress.total)}"
-                    note(f"note: an earlier run was interrupted; going on from {share} ({_percent(progress)})")
-            bar.update(progress.done - bar.n)
-
-        yield show
-
-
-def _percent(progress: Progress) -> str:
-    return f"{100 * progress.resumed // max(1, progress.total)} %"
-
-
 def _stderr(line: str) -> None:
     # tqdm redraws its bar on the same stream; writing through it would import it for every error.
     click.echo(line, err=True)
 
 
 def _one_line(text: str) -> str:
-    return " ".join(_printable(text).split())
-
-
-def _printable(text: str) -> str:
-    """A text without the halves of characters that stand for odd bytes in a file's name."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return " ".join(printable(text).split())
 
 
 def _is_number(cell: str) -> bool:
     return cell[:1].isdigit() or cell[:1] in ("-", "+") or cell == ""
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if abs(value) != float("inf") and value == value else None
-    if isinstance(value, str):
-        return _printable(value)
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mconv.convert.cli.console import emit_json, note, progress_bar
+from mconv.convert.cli.console import emit_json
 from mconv.convert.cli.options import WriteOptions, layout_option, path_type, write_options
 from mconv.convert.cli.output import describe, print_tensors
 from mconv.convert.layouts import layouts
 from mconv.convert.layouts.layout import Layout
-from mconv.convert.reporting import format_bytes
+from mconv.convert.reporting import format_bytes, note
 
 if TYPE_CHECKING:
     from mconv.convert.conversion import Conversion
@@ -63,16 +63,17 @@ def _convert(
 ) -> None:
     from mconv.convert.conversion import plan_conversion
     from mconv.convert.engine.local import LocalExecutor
+    from mconv.convert.engine.progress import tell_progress
     from mconv.convert.hub import resolve_source
 
     path = resolve_source(source_path) if source.hub_files else source_path
     checkpoint = source.open(path, **source.resolve_read(**reading))
     conversion = plan_conversion(checkpoint, target, target_path, **options)
     for line in conversion.planned.notes:
-        note(f"note: {line}")
+        note(line)
     if not writing.dry_run:
         conversion.check(overwrite=writing.overwrite)
-        with progress_bar(target_path.name) as on_progress:
+        with tell_progress(target_path.name) as on_progress:
             conversion.run(
                 executor=LocalExecutor(writing.threads),
                 overwrite=writing.overwrite,

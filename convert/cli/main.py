@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
-from mconv.convert.cli.console import emit_json, emit_table, note, run_command
+from mconv.convert.cli.console import emit_json, emit_table, run_command
 from mconv.convert.cli.conversions import conversions
 from mconv.convert.cli.options import hf_config_option, json_option, path_type
 from mconv.convert.cli.program import program
+from mconv.convert.reporting import note
 
 
 @program("mconv", click.Group)
@@ -41,7 +42,7 @@ def inspect(path: Path, hf_config: Path | None, as_json: bool) -> None:
 
     checkpoint = open_checkpoint(resolve_source(path), hf_config=hf_config)
     for line in checkpoint.notes:
-        note(f"note: {line}")
+        note(line)
     summary = summarize(checkpoint)
     if as_json:
         emit_json(summary)

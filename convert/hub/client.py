@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mconv.convert.cli.console import note
 from mconv.convert.hub.patience import Patience
+from mconv.convert.reporting import warn
 
 if TYPE_CHECKING:
     import httpx2
@@ -42,7 +42,7 @@ def hub_client(patience: Patience) -> Iterator[None]:
             yield
         finally:
             for warning in caught:
-                note(f"warning: {warning.message}")
+                warn(f"{warning.message}")
 
 
 @dataclass(frozen=True)

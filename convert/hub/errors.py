@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mconv.convert.cli.console import disk_error
-from mconv.convert.errors import MconvError, PublishError, SourceError
+from mconv.convert.errors import MconvError, PublishError, SourceError, disk_error
 
 # Access tokens of users and organizations, which begin in lower case (HF_HUB_OFFLINE is not one), and whatever follows
 # the word "Bearer".

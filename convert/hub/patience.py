@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
-from mconv.convert.cli.console import note
 from mconv.convert.hub.errors import innermost, reason
+from mconv.convert.reporting import note
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ def persist(action: Callable[[], T], patience: Patience, what: str) -> T:
             wait = max(_asked_wait(error), backoff * random.uniform(0.5, 1))
             if not is_passing(error) or attempt == patience.attempts or waited + wait > patience.longest_total:
                 raise
-            note(f"note: {what}: {reason(error)}; trying again in {wait:.1f} s")
+            note(f"{what}: {reason(error)}; trying again in {wait:.1f} s")
             time.sleep(wait)
             waited += wait
     raise ValueError("Patience.attempts must be at least 1")

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mconv.convert.cli.console import note
 from mconv.convert.errors import DiskError, SourceError
 from mconv.convert.hub.client import hub_client
 from mconv.convert.hub.errors import explain
 from mconv.convert.hub.patience import Patience, persist
 from mconv.convert.layouts import layouts
-from mconv.convert.reporting import format_bytes
+from mconv.convert.reporting import format_bytes, note
 
 # A name has letters, digits, and single dots, dashes and underscores between them (huggingface_hub's
 # utils/_validators.py). What follows @ is a branch, a tag, a pull request or a commit.
@@ -60,7 +59,7 @@ def download(source: HubSource) -> Path:
         PublishError, SourceError, DiskError: see `resolve_source`.
     """
     folder = _fetch(source, _wanted(), check=True)
-    note(f"note: {source.repo} at commit {folder.name}")
+    note(f"{source.repo} at commit {folder.name}")
     return folder
 
 

@@ -22,7 +22,7 @@ _kernels: dict[str, Callable[..., None]] = {}
 _compiling = threading.Lock()
 
 
-def prepare(type_names: Iterable[str], progress: Callable[[str], None] | None = None) -> None:
+def prepare(type_names: Iterable[str], progress: Callable[[str], object] | None = None) -> None:
     """Compile the kernels of these types, or load them from the cache, so that later calls need no compiler.
 
     Args:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from mconv.convert.cli.console import note
 from mconv.convert.cli.options import hf_config_option, path_type
+from mconv.convert.reporting import note
 
 
 @click.command("init")
@@ -32,4 +32,4 @@ def command(source: str, recipe: Path | None, texts: tuple[Path, ...], hf_config
     write_new(path, text)
     click.echo(f"wrote {path}")
     if not texts:
-        note("note: its texts are empty: name what to measure on before you build")
+        note("its texts are empty: name what to measure on before you build")

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mconv.convert.cli.console import note
 from mconv.convert.errors import PublishError
 from mconv.convert.hub.client import hub_client
 from mconv.convert.hub.errors import explain, reason
 from mconv.convert.hub.patience import Patience
+from mconv.convert.reporting import note
 from mconv.release.files import CARD, STATE, FileDigest, read_folder
 from mconv.release.hub_names import check_repository, check_tag
 from mconv.release.publish.plan import MAIN, PublishPlan
@@ -143,9 +143,9 @@ def _look(plan: PublishPlan, folder: Path) -> Publication:
     try:
         plan = survey(plan, folder, remote, remote.user() if signed_in else None, state)
     except (httpx2.HTTPError, ConnectionError) as error:
-        note(f"note: what {plan.repo} has is not known: {reason(error)}")
+        note(f"what {plan.repo} has is not known: {reason(error)}")
     if plan.exists is False and not signed_in:
-        note(f"note: what {plan.repo} has is not known: not signed in, and no public repository has this name")
+        note(f"what {plan.repo} has is not known: not signed in, and no public repository has this name")
         plan = replace(plan, exists=None)
     return Publication(plan, _url(plan.repo), plan.number)
 
@@ -188,7 +188,7 @@ def _look_ahead(plan: PublishPlan, folder: Path, remote: Remote) -> None:
     """What is better known before there is a pull request, or gigabytes are sent."""
     if plan.others and not plan.delete_others and not plan.merged:
         names = ", ".join(plan.others[:5]) + (", ..." if len(plan.others) > 5 else "")
-        note(f"note: {plan.repo} has other files too, which stay (--delete-others removes them): {names}")
+        note(f"{plan.repo} has other files too, which stay (--delete-others removes them): {names}")
     if CARD in plan.missing:
         remote.persist(lambda: remote.check_card((folder / CARD).read_text("utf-8")))
 

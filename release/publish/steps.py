@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mconv.convert.cli.console import note
 from mconv.convert.errors import PublishError
 from mconv.convert.hub.errors import refused
-from mconv.convert.reporting import format_bytes
+from mconv.convert.reporting import format_bytes, note
 from mconv.release.publish.plan import MAIN, PublishPlan
 from mconv.release.publish.remote import Remote, mark, wrong_files
 from mconv.release.publish.survey import moved
@@ -190,6 +189,6 @@ class Steps:
 
         if name not in self._additions:
             size = format_bytes(self._plan.files[name].size)
-            note(f"note: uploading {name} ({size})")
+            note(f"uploading {name} ({size})")
             self._additions[name] = CommitOperationAdd(path_in_repo=name, path_or_fileobj=self._folder / name)
         return self._additions[name]

@@ -113,15 +113,14 @@ def _print(results: list[PerplexityResult]) -> None:
 
 
 def _measure(model: LanguageModel, chunks: np.ndarray) -> Perplexity:
-    from mconv.inference.progress import token_progress
+    from mconv.convert.reporting import progress_bar
     from mconv.inference.schedule import scored_per_chunk
     from mconv.validate.divergence.perplexity import perplexity
 
     count, length = chunks.shape
-    with token_progress(count * scored_per_chunk(length), model.path.name) as bar:
+    with progress_bar(count * scored_per_chunk(length), model.path.name, "tok") as bar:
 
         def show(tokens: int, so_far: Perplexity) -> None:
-            bar.set_postfix_str(f"perplexity {so_far.value:.4f}", refresh=False)
-            bar.update(tokens)
+            bar.update(tokens, f"perplexity {so_far.value:.4f}")
 
         return perplexity(model, chunks, show)

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from mconv.convert.cli.console import emit_json, emit_table, json_text, note
+from mconv.convert.cli.console import emit_json, emit_table
+from mconv.convert.documents import json_text
 from mconv.convert.errors import UsageError, ValidationError
 from mconv.convert.reporting import format_bytes
 from mconv.validate.commands.shared import (
@@ -96,7 +97,7 @@ def command(
     report = make_report(request, gates)
     for path, render in outputs:
         write_output(path, render(report))
-        note(f"wrote {path}")
+        click.echo(f"wrote {path}", err=True)
     if to_stdout:
         emit_json(report)
     else:

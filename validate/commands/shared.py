@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mconv.convert.cli.console import emit_table, note
+from mconv.convert.cli.console import emit_table
 from mconv.convert.cli.options import hf_config_option, json_option, path_type, threads_option
 from mconv.convert.errors import ValidationError
+from mconv.convert.reporting import note
 
 if TYPE_CHECKING:
     from mconv.inference.language_model import LanguageModel
@@ -55,7 +56,7 @@ imatrix_option = click.option(
 def note_long_context(model: LanguageModel, length: int) -> None:
     """Say so where a model is asked for more context than it was trained on."""
     if length > model.trained_context:
-        note(f"note: {model.path}: trained on {model.trained_context} tokens of context, asked for {length}")
+        note(f"{model.path}: trained on {model.trained_context} tokens of context, asked for {length}")
 
 
 def one_line(text: str, width: int = 100) -> str:

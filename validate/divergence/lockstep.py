@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mconv.convert.reporting import progress_bar
 from mconv.inference.chunks import cut, read_text, with_bos
 from mconv.inference.language_model import LanguageModel, LogitSource, common_vocabulary
-from mconv.inference.progress import token_progress
 from mconv.inference.schedule import LogitBlock, Schedule, scored_per_chunk
 from mconv.validate.divergence.comparison import compare
 from mconv.validate.divergence.logits_file import LogitsFile, LogitsWriter
@@ -129,7 +129,7 @@ def _run(
     statistics = _Clock()
     total = len(reading.chunks) * scored_per_chunk(schedule.length)
     with ExitStack() as stack:
-        bar = stack.enter_context(token_progress(total, (reading.text or reference.path).name))
+        bar = stack.enter_context(progress_bar(total, (reading.text or reference.path).name, "tok"))
         pool = stack.enter_context(ThreadPoolExecutor(artifacts[0].threads))
         writer = None
         if save_logits is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mconv.convert.cli.console import note
+from mconv.convert.reporting import note
 from mconv.inference.language_model import LanguageModel, common_vocabulary
 from mconv.validate.findings import Finding
 from mconv.validate.generation.generate import Generation, generate
@@ -99,5 +99,5 @@ def _answers(
 
 def _can_write(model: LanguageModel) -> bool:
     if not model.in_memory:
-        note(f"note: {model.path}: too large for the free memory, so it writes no answers")
+        note(f"{model.path}: too large for the free memory, so it writes no answers")
     return model.in_memory

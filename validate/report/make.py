@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mconv.convert.cli.console import json_text
+from mconv.convert.documents import json_text
 from mconv.convert.errors import UsageError
 from mconv.quantize.imatrix import read_imatrix
 from mconv.validate.findings import CHECKS

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from mconv.convert.cli.console import byte_progress
 from mconv.convert.engine.threads import default_threads
+from mconv.convert.reporting import progress_bar
 from mconv.convert.tensors.block_types import BlockType
 from mconv.convert.tensors.nodes import row_count, stored_bytes
 from mconv.quantize import kernels
@@ -54,7 +54,7 @@ def compare_weights(
     tensor_kernels.prepare()
     kernels.prepare({pair.found.dtype for pair in paired.pairs} & kernels.SUPPORTED)
     size = sum(map(_size, paired.pairs))
-    with byte_progress(size, artifact.path.name) as bar, ThreadPoolExecutor(threads) as pool:
+    with progress_bar(size, artifact.path.name) as bar, ThreadPoolExecutor(threads) as pool:
         todo = (_comparable(pair, matrix) for pair in paired.pairs)
         compared = _compare(todo, pool, 2 * threads, bar.update)
         # Errors are wanted after all where bytes that should be equal are not.

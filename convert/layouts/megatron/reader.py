@@ -18,7 +18,7 @@ from mconv.convert.families.table import Family
 from mconv.convert.layouts.hf.names import CONFIG, VOCABULARY_FILES
 from mconv.convert.layouts.hf.reader import architecture
 from mconv.convert.layouts.hf.sidecars import find_sidecars, read_sidecars
-from mconv.convert.layouts.megatron import LAYOUT, RANK_FOLDERS, TRACKER
+from mconv.convert.layouts.megatron import RANK_FOLDERS, TRACKER
 from mconv.convert.layouts.megatron.arguments import (
     COMMON,
     RUN_CONFIG,
@@ -43,11 +43,6 @@ _TRAINING_STATE = re.compile(
 # What a run without a configuration is taken for.
 _DENSE, _MIXTURE = "MistralForCausalLM", "MixtralForCausalLM"
 _BIAS = re.compile(r"\.(self_attention|mlp)\.linear_\w+\.bias")
-
-
-def is_megatron(folder: Path) -> bool:
-    """Whether a folder is a Megatron checkpoint."""
-    return LAYOUT.detect(folder)
 
 
 def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:

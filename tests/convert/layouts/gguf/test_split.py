@@ -16,9 +16,9 @@ from mconv.convert.engine.outputs import Output
 from mconv.convert.engine.plan import TypedTarget
 from mconv.convert.engine.run import run
 from mconv.convert.errors import UsageError
+from mconv.convert.layouts.gguf.form import open_form
 from mconv.convert.layouts.gguf.split import part_name, plan_parts
 from mconv.inference.llama_cpp_model import LlamaCppModel
-from mconv.quantize.source import open_source
 
 from support import tiny_gguf
 
@@ -55,8 +55,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_parts(whole: Path, folder: Path, limit: int) -> list[Path]:
     """The model in parts, through our own writer."""
-    source = open_source(whole)
-    typed = [TypedTarget(source.targets[tensor.name], tensor.type.name) for tensor in source.tensors]
+    source = open_form(whole)
+    typed = [TypedTarget(tensor.target, tensor.type.name) for tensor in source.tensors]
     plans = plan_parts(source.metadata, typed, source.alignment, limit)
     outputs = [Output(plan, folder / part_name("parts", place, len(plans))) for place, plan in enumerate(plans)]
     run(outputs)
@@ -102,7 +102,7 @@ def test_a_tensor_larger_than_the_limit_has_a_part_to_itself(whole: Path, tmp_pa
 
 
 def test_more_parts_than_the_format_counts_are_refused(whole: Path) -> None:
-    source = open_source(whole)
+    source = open_form(whole)
     tensor = source.tensors[0]
     with pytest.raises(UsageError, match="more than a split model can have"):
-        plan_parts(source.metadata, [TypedTarget(source.targets[tensor.name], tensor.type.name)] * (1 << 16), 32, 1)
+        plan_parts(source.metadata, [TypedTarget(tensor.target, tensor.type.name)] * (1 << 16), 32, 1)
