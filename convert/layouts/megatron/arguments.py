@@ -135,7 +135,7 @@ class Settings:
 
     Attributes:
         known: values by field.
-        unknown: what they leave open that a model has to have, in their own words.
+        unknown: what they leave open that a model has to have, in their words and in those of config.json.
     """
 
     known: Mapping[Field, Any]
@@ -170,7 +170,7 @@ def settings_of(arguments: Mapping[str, Any]) -> Settings:
     window = arguments.get(_WINDOW)
     if isinstance(window, (list, tuple)) and window and _is_number(window[0]):
         known[SLIDING_WINDOW] = window[0] + 1
-    unknown = [field.megatron[0] for field in _REQUIRED if field not in known]
+    unknown = [_said_twice(field) for field in _REQUIRED if field not in known]
     if arguments.get(_POSITIONS) not in (None, "rope") or any(
         arguments.get(name) for name in (*_SCALED, _LINEAR_FACTOR)
     ):
@@ -178,6 +178,12 @@ def settings_of(arguments: Mapping[str, Any]) -> Settings:
         known.pop(ROPE_THETA, None)
         unknown.append("how the rotary frequencies were scaled")
     return Settings(known, tuple(unknown))
+
+
+def _said_twice(field: Field) -> str:
+    """What a run calls a field, and config.json, which may say it instead."""
+    name = field.megatron[0]
+    return name if name == field.member else f"{name} ({field.member})"
 
 
 def spec_of(known: Mapping[Field, Any], family: str) -> ModelSpec:

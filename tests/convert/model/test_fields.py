@@ -259,7 +259,7 @@ def test_errors_speak_the_words_of_the_file() -> None:
         read_config({**config, "num_hidden_layers": 2.5}, "llama")
     with pytest.raises(MconvError, match=r"model\.gguf: llama\.block_count is '2\.5'"):
         read_gguf(GgufFile({**file.metadata, "llama.block_count": float32(2.5)}, file.tensors, 32))
-    assert settings_of({**arguments, "num_layers": None}).unknown == ("num_layers",)
+    assert settings_of({**arguments, "num_layers": None}).unknown == ("num_layers (num_hidden_layers)",)
 
 
 def test_a_run_of_another_model_is_told_from_its_configuration() -> None:
