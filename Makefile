@@ -1,5 +1,5 @@
 # Each target sets up what it needs on a machine with Python, a C++ compiler and make.
-# The first build of llama-cpp-python takes about four minutes; pip keeps the wheel.
+# The first build of llama-cpp-python takes some three minutes on two cores; pip keeps the wheel.
 
 PYTHON ?= python3
 VENV ?= .venv

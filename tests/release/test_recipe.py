@@ -99,7 +99,7 @@ def test_recipes_and_gates_have_bounded_depth_and_length(
     ended = command(cli, "plan", write_recipe(tmp_path / "r.toml", gates="g.toml"))
     assert (ended.code, ended.err.splitlines()) == (
         3,
-        [f"error: g.toml: {what}", "hint: see the gates in docs/mval.md"],
+        [f"error: g.toml: {what}", "hint: see the gates in docs/reference/mval.md"],
     )
 
 
