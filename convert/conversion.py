@@ -10,6 +10,7 @@ from mconv.convert.engine.folder import FolderOutput, check_folder, run_folder
 from mconv.convert.engine.outputs import Output, check_outputs
 from mconv.convert.engine.plan import Plan
 from mconv.convert.engine.run import OnProgress, Progress, run
+from mconv.convert.layouts import find_layout
 from mconv.convert.layouts.layout import Layout, Planned
 
 if TYPE_CHECKING:
@@ -19,33 +20,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is written where.
+    """What is written where. It is plain data: another process can carry it out.
 
     Attributes:
-        checkpoint: the source.
-        layout: the target's.
+        layout: name of the target's.
         planned: what the source becomes.
         path: the file or folder that it becomes.
+        inputs: the files that are read.
     """
 
-    checkpoint: Checkpoint
-    layout: Layout
+    layout: str
     planned: Planned
     path: Path
+    inputs: tuple[Path, ...]
 
     def output(self) -> Output | FolderOutput:
         """The plan and its path."""
         if isinstance(self.planned.plan, Plan):
             return Output(self.planned.plan, self.path)
-        return FolderOutput(self.planned.plan, self.path, self.layout.replaces, self.layout.refuses)
+        layout = find_layout(self.layout)
+        return FolderOutput(self.planned.plan, self.path, layout.replaces, layout.refuses)
 
     def check(self, *, overwrite: bool = False) -> None:
         """Refuse what could not end well, before anything is written; see `check_outputs` and `check_folder`."""
         output = self.output()
         if isinstance(output, Output):
-            check_outputs([output], self.checkpoint.files, overwrite=overwrite)
+            check_outputs([output], self.inputs, overwrite=overwrite)
         else:
-            check_folder(output, self.checkpoint.files, overwrite=overwrite)
+            check_folder(output, self.inputs, overwrite=overwrite)
 
     def run(
         self,
@@ -78,4 +80,5 @@ def plan_conversion(checkpoint: Checkpoint, layout: Layout, path: Path, **option
         UsageError: an option that the layout does not have, or a value that it does not take.
         SourceError, MappingError, FormatError, QuantizationError: the checkpoint cannot be had in this layout.
     """
-    return Conversion(checkpoint, layout, layout.plan(checkpoint, **layout.resolve(**options)), path)
+    planned = layout.plan(checkpoint, **layout.resolve(**options))
+    return Conversion(layout.name, planned, path, checkpoint.files)

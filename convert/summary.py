@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mconv.convert.layouts.gguf.architecture import ARCHITECTURES
@@ -16,10 +16,42 @@ from mconv.convert.tokenizer import TokenType, Vocabulary
 _NOT_SHOWN = frozenset({"family", "rope"})
 
 
-def summarize(checkpoint: Checkpoint) -> dict[str, Any]:
-    """JSON-ready members: layout, family, name, size, shape, tensors by type, vocabulary.
+@dataclass(frozen=True)
+class Summary:
+    """What a checkpoint is.
 
-    Experts that a layout stacks are counted one by one, so that a model has as many tensors in each.
+    Attributes:
+        layout, family: by their names.
+        gguf_architecture: of its GGUF form; None where it has none.
+        name: of the model, as far as it is known.
+        size_label: the parameter count as people say it: 24B, 8x7B.
+        parameters, bytes, tensors: how many; experts that a layout stacks are counted one by one, so that a model has
+            as many tensors in each.
+        types: number of tensors by type, most frequent first.
+        shape, rope: hyperparameters by their names in `ModelSpec` and `Rope`.
+        vocabulary: source, model, tokens by type, special tokens.
+    """
+
+    layout: str
+    family: str
+    gguf_architecture: str | None
+    name: str | None
+    size_label: str
+    parameters: int
+    bytes: int
+    tensors: int
+    types: dict[str, int]
+    shape: dict[str, Any]
+    rope: dict[str, Any]
+    vocabulary: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready members, in the order of the attributes."""
+        return asdict(self)
+
+
+def summarize(checkpoint: Checkpoint) -> Summary:
+    """Say what a checkpoint is. No weight is read.
 
     Raises:
         SourceError, FormatError: the vocabulary cannot be read.
@@ -28,20 +60,20 @@ def summarize(checkpoint: Checkpoint) -> dict[str, Any]:
     shape = {key: value for key, value in asdict(spec).items() if key not in _NOT_SHOWN}
     name = checkpoint.provenance.get("general.name")
     types = Counter(tensor.dtype for tensor in tensors.values())
-    return {
-        "layout": checkpoint.layout,
-        "family": spec.family,
-        "gguf_architecture": ARCHITECTURES.get(spec.family),
-        "name": str(name.content) if name else None,
-        "size_label": size_label(tensors.values(), spec),
-        "parameters": sum(math.prod(tensor.shape) for tensor in tensors.values()),
-        "bytes": sum(map(stored_bytes, tensors.values())),
-        "tensors": len(tensors),
-        "types": dict(sorted(types.items(), key=lambda item: (-item[1], item[0]))),
-        "shape": shape,
-        "rope": {key: value for key, value in asdict(spec.rope).items() if value is not None},
-        "vocabulary": _vocabulary(checkpoint.vocabulary()),
-    }
+    return Summary(
+        layout=checkpoint.layout,
+        family=spec.family,
+        gguf_architecture=ARCHITECTURES.get(spec.family),
+        name=str(name.content) if name else None,
+        size_label=size_label(tensors.values(), spec),
+        parameters=sum(math.prod(tensor.shape) for tensor in tensors.values()),
+        bytes=sum(map(stored_bytes, tensors.values())),
+        tensors=len(tensors),
+        types=dict(sorted(types.items(), key=lambda item: (-item[1], item[0]))),
+        shape=shape,
+        rope={key: value for key, value in asdict(spec.rope).items() if value is not None},
+        vocabulary=_vocabulary(checkpoint.vocabulary()),
+    )
 
 
 def _vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:

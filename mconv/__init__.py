@@ -1,5 +1,39 @@
-"""mconv: checkpoints of open-weight models, converted, quantized, proved and released."""
+"""mconv: checkpoints of open-weight models, converted, quantized and proved.
 
-from mconv.convert import __version__
+    import mconv
 
-__all__ = ["__version__"]
+    mconv.run(mconv.plan("Mistral-7B-v0.3", "gguf", "mistral-7b.gguf"))
+    files = mconv.quantize("Mistral-7B-v0.3", ["Q4_K_M", "Q6_K"], output_dir="gguf")
+    report = mconv.validate([file.path for file in files], "Mistral-7B-v0.3", texts=["wiki.txt"])
+    print(report.passed)
+
+See docs/reference/python.md.
+"""
+
+from importlib import import_module
+
+from mconv.convert import __version__, errors
+
+# Two of the functions below have the names of packages of ours. A package takes its name here when it is first
+# imported: before the functions do.
+for _name in ("quantize", "validate"):
+    import_module(f"{__name__}.{_name}")
+
+from mconv.api import GateResult, QuantizedFile, Report, inspect, open, plan, quantize, run, validate  # noqa: E402
+from mconv.convert.reporting import Listener, listening  # noqa: E402
+
+__all__ = [
+    "GateResult",
+    "Listener",
+    "QuantizedFile",
+    "Report",
+    "__version__",
+    "errors",
+    "inspect",
+    "listening",
+    "open",
+    "plan",
+    "quantize",
+    "run",
+    "validate",
+]

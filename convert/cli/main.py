@@ -43,7 +43,7 @@ def inspect(path: Path, hf_config: Path | None, as_json: bool) -> None:
     checkpoint = open_checkpoint(resolve_source(path), hf_config=hf_config)
     for line in checkpoint.notes:
         note(line)
-    summary = summarize(checkpoint)
+    summary = summarize(checkpoint).to_json()
     if as_json:
         emit_json(summary)
     else:

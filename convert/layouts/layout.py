@@ -102,6 +102,10 @@ class Layout:
         """Whether reading one takes an option of this name."""
         return any(known.name == option for known in self.read_options)
 
+    def writes_with(self, option: str) -> bool:
+        """Whether writing one takes an option of this name."""
+        return any(known.name == option for known in self.write_options)
+
     def resolve(self, **options: Any) -> dict[str, Any]:
         """The write options with their defaults; `None` stands for a default too.
 
