@@ -62,13 +62,13 @@ def test_as_long_as_the_hub_asks_is_waited(hub: Hub, machine: Client, release: P
 
 def test_longer_than_is_bearable_is_not_waited(hub: Hub, machine: Client, release: Path) -> None:
     hub.faults.add(Fault("POST .*/merge$", "status", status=429, headers={"Retry-After": "3600"}))
-    refused(machine.run(IMPATIENT, release, "rosa/limit"), "429", "it goes on where it stopped")
+    refused(machine.run(IMPATIENT, release, "rosa/limit"), "429", "it continues where it stopped")
 
 
 def test_what_does_not_pass_is_given_up_and_taken_up_again(hub: Hub, machine: Client, release: Path) -> None:
     hub.faults.add(Fault("POST .*/merge$", "status", times=4, status=500))
     ended = machine.run(IMPATIENT, release, "rosa/down", "--tag", "v1")
-    refused(ended, "the Hub answered 500", "it goes on")
+    refused(ended, "the Hub answered 500", "it continues")
     assert ended.err.count("trying again") == 3
     hub.seen.clear()
     assert machine.run(IMPATIENT, release, "rosa/down", "--tag", "v1").code == 0

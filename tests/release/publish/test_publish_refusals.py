@@ -29,7 +29,7 @@ def test_a_branch_that_moves_under_it(hub: Hub, machine: Client, release: Path, 
 def test_a_branch_that_moves_while_it_is_committed_to(hub: Hub, machine: Client, release: Path) -> None:
     push = Fault("POST .*/commit/", "call", action=lambda: hub.storage.push("rosa/race", "other", b"theirs"))
     hub.faults.add(push)
-    refused(machine.run(IMPATIENT, release, "rosa/race", "--no-pr"), "moved while it was committed to")
+    refused(machine.run(IMPATIENT, release, "rosa/race", "--no-pr"), "somebody else committed to the branch")
     assert set(hub.storage.files("rosa/race")) == {".gitattributes", "other"}
 
 
@@ -91,7 +91,7 @@ def test_who_may_not(hub: Hub, machine: Client, release: Path) -> None:
     stranger = machine.run(IMPATIENT, release, "rosa/mine", variables={"HF_TOKEN": STRANGER_TOKEN})
     refused(stranger, "the Hub answered 403", "use a token with the necessary permissions for rosa/mine")
     expired = machine.run(IMPATIENT, release, "rosa/mine", variables={"HF_TOKEN": "hf_expired0123456789"})
-    refused(expired, "the Hub answered 401", "the token is not valid")
+    refused(expired, "the Hub answered 401", "the token is invalid")
     assert "hf_expired" not in expired.err
     assert "trying again" not in stranger.err + expired.err
     assert [seen.path for seen in hub.writes()] == ["/api/repos/create"]

@@ -410,7 +410,7 @@ def rewrite(file: Path, out: Path, keys: dict[str, Value | None]) -> Path:
         ({"llama.feed_forward_length": uint32(17)}, "has shape [512, 256], but the file's metadata makes it"),
         ({"llama.rope.scaling.type": string("longrope")}, "rope scaling 'longrope' is not supported"),
         ({"llama.rope.dimension_count": uint32(32)}, "rope.dimension_count is 32, the heads have 64"),
-        ({"tokenizer.ggml.model": string("bert")}, "no tokenizer that is known here (bert)"),
+        ({"tokenizer.ggml.model": string("bert")}, "unknown tokenizer model 'bert'"),
         ({"tokenizer.ggml.tokens": None}, "0 tokens"),
         ({"tokenizer.ggml.bos_token_id": uint32(99999)}, "bos token id 99999 is outside the vocabulary"),
         ({"tokenizer.ggml.bos_token_id": string("one")}, "tokenizer.ggml.bos_token_id is not a int"),
