@@ -2,9 +2,9 @@
 
     make demo
 
-The first part converts, quantizes to four types and proves the weights of each file. The second runs the models, holds
-them to the gates and makes a release of them. Every step is a command that a user would type; this script only runs
-them and gathers their JSON.
+The first part converts, quantizes to four types and checks the weights of each file. The second runs the models,
+applies the gates and builds a release. Every step is a command that a user would type; this script only runs the
+commands and collects their JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mconv.convert.cli.console import emit_table
 from mconv.convert.reporting import format_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
-# As they are typed in the root.
+# As a user would type them in the root folder.
 MODEL = Path("examples/tiny-mistral")
 RECIPE = Path("examples/tiny-mistral-release.toml")
 OUTPUT = Path("build/demo")
@@ -37,7 +37,7 @@ def cli() -> None:
 
 @cli.command()
 def files() -> None:
-    """Convert, quantize, and prove the weights: no model is run, and nothing has to be built for it."""
+    """Convert, quantize and check the weights. No model is run, so nothing has to be compiled first."""
     (ROOT / OUTPUT).mkdir(parents=True, exist_ok=True)
     types = [word for name in TYPES for word in ("--type", name)]
     converted = run("mconv", "hf-to-gguf", MODEL, OUTPUT / "tiny-mistral-BF16.gguf", "--overwrite")
