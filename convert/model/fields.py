@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from mconv.convert.model.roles import Role
 from mconv.convert.model.spec import MAX_EXPERTS, MAX_LAYERS, ModelSpec, SpecError
 
 LARGEST_COUNT = (1 << 31) - 1
@@ -312,6 +313,22 @@ FIELDS = (
     *ROPE_FIELDS,
 )
 """Every hyperparameter of a ModelSpec."""
+
+
+_AXES = {
+    "hidden": (HIDDEN,),
+    "ffn": (FFN,),
+    "vocab": (VOCAB,),
+    "query": (HEADS, HEAD_DIM),
+    "key_value": (KV_HEADS, HEAD_DIM),
+    "experts": (EXPERTS,),
+    "rotary_pairs": (HEAD_DIM,),
+}
+
+
+def fields_of(role: Role) -> tuple[Field, ...]:
+    """What the shape of a tensor follows from, see `ModelSpec.dimension`."""
+    return tuple(dict.fromkeys(field for axis in role.axes for field in _AXES[axis]))
 
 
 @dataclass(frozen=True)

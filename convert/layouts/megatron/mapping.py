@@ -14,7 +14,7 @@ from mconv.convert.errors import MappingError, MconvError, ShapeError, SourceErr
 from mconv.convert.families.matching import Mapped, canonical_names
 from mconv.convert.families.table import Family, Named
 from mconv.convert.layouts.megatron.keys import EXPERT, KEYS, LAYER, canonical_key, key_of, places, stacked_key
-from mconv.convert.model.fields import TIED
+from mconv.convert.model.fields import TIED, fields_of
 from mconv.convert.model.roles import Role
 from mconv.convert.model.spec import ModelSpec
 from mconv.convert.tensors.block_types import BlockType
@@ -156,7 +156,7 @@ class _Store:
             raise ShapeError(
                 f"tensor {pieces[0].name}, which holds {name}, has shape {list(pieces[0].shape)} in each layer, "
                 f"but the configuration makes it {[expected, *rest]}",
-                f"check {', '.join(role.axes)} in config.json or the saved arguments against the weights",
+                f"check {_names(role)} in config.json or the saved arguments against the weights",
                 pieces[0].name,
                 pieces[0].shape,
                 (expected, *rest),
@@ -262,11 +262,16 @@ def _sources(
         if tensors[name].shape != shape:
             raise MappingError(
                 f"tensor {name} has shape {list(tensors[name].shape)}, but config.json makes it {list(shape)}",
-                f"check {', '.join(named.role.axes)} in config.json against the weights",
+                f"check {_names(named.role)} in config.json against the weights",
             )
         unused.discard(name)
         sources.append(tensors[name])
     return sources
+
+
+def _names(role: Role) -> str:
+    """What a shape follows from, as config.json has it."""
+    return ", ".join(field.member for field in fields_of(role))
 
 
 def _fused_shape(roles: list[Role], spec: ModelSpec) -> tuple[int, ...]:

@@ -272,6 +272,24 @@ def test_a_run_of_another_model_is_told_from_its_configuration() -> None:
             check_configuration(known, changed)
 
 
+@pytest.mark.parametrize("role", Role, ids=lambda role: role.value)
+def test_a_shape_follows_from_its_fields_alone(role: Role) -> None:
+    """Every other number may change, and the shape stays."""
+    spec = replace(SPECS["mixtral"], experts=4)
+    for field in (
+        fields.HIDDEN,
+        fields.FFN,
+        fields.VOCAB,
+        fields.HEADS,
+        fields.KV_HEADS,
+        fields.HEAD_DIM,
+        fields.EXPERTS,
+    ):
+        value = 8 if field is fields.KV_HEADS else 2 * field.value(spec)
+        changed = with_value(spec, field, value).shape_of(role) != spec.shape_of(role)
+        assert changed == (field in fields.fields_of(role))
+
+
 def test_a_family_reads_what_it_writes() -> None:
     written = {spec.family for spec in SPECS.values()}
     assert written == {family.name for family in families()}
