@@ -61,7 +61,7 @@ def inspect(source: PathLike | Checkpoint, **options: Any) -> Summary:
     Example:
         >>> summary = mconv.inspect("examples/tiny-mistral")
         >>> summary.family, summary.size_label, summary.types
-        ('llama', '7.4M', {'BF16': 75})
+        ('llama', '7.3M', {'BF16': 75})
     """
     from mconv.convert.summary import summarize
 
@@ -129,7 +129,7 @@ def run(
     Example:
         >>> planned = mconv.plan("examples/tiny-mistral", "gguf", folder / "tiny.gguf")
         >>> mconv.run(planned).done
-        14690304
+        14697472
     """
     from mconv.convert.engine.local import LocalExecutor
 
@@ -203,7 +203,7 @@ def quantize(
     Example:
         >>> files = mconv.quantize("examples/tiny-mistral", ["Q4_K_M", "Q6_K"], output_dir=folder)
         >>> [(file.path.name, file.bytes) for file in files]
-        [('tiny-mistral-Q4_K_M.gguf', 4533216), ('tiny-mistral-Q6_K.gguf', 6085088)]
+        [('tiny-mistral-Q4_K_M.gguf', 4533216), ('tiny-mistral-Q6_K.gguf', 6087648)]
     """
     from mconv.convert.hub import resolve_source
     from mconv.quantize.quantization import plan_quantizations
@@ -310,8 +310,8 @@ def validate(
     Example:
         >>> (file,) = mconv.quantize("examples/tiny-mistral", "Q8_0", output_dir=folder)
         >>> report = mconv.validate(file.path, "examples/tiny-mistral", checks=["weights"])
-        >>> report.passed, report.members["weights"]["results"][0]["status"]
-        (True, 'pass')
+        >>> report.passed, report.members["artifacts"][0]["type"]
+        (True, 'Q8_0')
     """
     from mconv.convert.errors import UsageError
     from mconv.validate.findings import CHECKS

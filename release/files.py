@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mconv.convert.documents import read_text
+from mconv.convert.engine.journal import is_unfinished
 from mconv.convert.errors import DiskError, FormatError, PublishError, UsageError
 from mconv.convert.reporting import progress_bar
 
@@ -113,11 +114,7 @@ def _files(folder: Path) -> dict[str, Path]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if (
-            any(part.startswith(".") for part in name.split("/"))
-            or name in (STATE, LEDGER)
-            or name.endswith(".partial")
-        ):
+        if any(part.startswith(".") for part in name.split("/")) or name in (STATE, LEDGER) or is_unfinished(name):
             continue
         # What it leads to may be anything of this machine.
         if path.is_symlink():

@@ -131,8 +131,8 @@ def _is_sidecar(name: PurePath) -> bool:
 def _name(file: Path, source: Path, hf_config: Path | None) -> str:
     """A path without what lies above the checkpoint."""
     for base, prefix in ((source, ""), (hf_config, "hf_config/")):
-        if base is not None and file.is_relative_to(base):
-            relative = file.relative_to(base)
+        if base is not None and file.absolute().is_relative_to(base.absolute()):
+            relative = file.absolute().relative_to(base.absolute())
             return prefix + (relative.as_posix() if relative.parts else file.name)
     return file.name
 

@@ -84,8 +84,11 @@ class Release:
         files = (self.ledger.folder / SUMS, signing.private_key)
         return Step(SIGNED, (SIGNATURE,), lambda: {path.name: self.ledger.digest(path).sha256 for path in files})
 
-    def build(self) -> None:
+    def build(self, *, keep_partial: bool = False) -> None:
         """Write the weights that are missing, in one read, and the small files.
+
+        Args:
+            keep_partial: after an interrupt, keep what is done of the weights.
 
         Raises:
             MconvError: see `write_weights` and `make_small_files`.
@@ -100,7 +103,8 @@ class Release:
         missing = [(files, step) for files, step in self.weights if not self.ledger.is_done(step)]
         if missing:
             self._mark_unfinished()
-            write_weights(missing, self.inputs, self.ledger, self.project.recipe.imatrix, self.threads)
+            imatrix = self.project.recipe.imatrix
+            write_weights(missing, self.inputs, self.ledger, imatrix, self.threads, keep_partial=keep_partial)
         if not self.ledger.is_done(content_step(SMALL_FILES, self.small_files)):
             self._tell_gaps()
         self._write(SMALL_FILES, self.small_files)

@@ -95,7 +95,13 @@ def weights_step(files: TypeFiles, inputs: ReleaseInputs, ledger: Ledger, imatri
 
 
 def write_weights(
-    wanted: Sequence[tuple[TypeFiles, Step]], inputs: ReleaseInputs, ledger: Ledger, imatrix: Path | None, threads: int
+    wanted: Sequence[tuple[TypeFiles, Step]],
+    inputs: ReleaseInputs,
+    ledger: Ledger,
+    imatrix: Path | None,
+    threads: int,
+    *,
+    keep_partial: bool = False,
 ) -> None:
     """Write the files of some types in one read of the source.
 
@@ -109,7 +115,13 @@ def write_weights(
     check_outputs(outputs, [*inputs.files.values(), *([imatrix] if imatrix else [])], overwrite=True)
     prepare_kernels(plans)
     with tell_progress(inputs.stem) as on_progress:
-        run(outputs, executor=LocalExecutor(threads), overwrite=True, on_progress=on_progress)
+        run(
+            outputs,
+            executor=LocalExecutor(threads),
+            overwrite=True,
+            keep_partial=keep_partial,
+            on_progress=on_progress,
+        )
     for plan in plans:
         warn_of(plan)
     for files, step in wanted:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mconv.convert.engine.partial import naming
+from mconv.convert.engine.partial import PARTIAL, naming
 
 _FORMAT = "mconv-journal-1"
 
@@ -124,6 +124,11 @@ def journal_files(partial: Path) -> tuple[Path, Path]:
     """The journal of a file that grows, and one that was being written when its process was killed."""
     path = journal_path(partial)
     return path, path.parent / f"{path.name}~"
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a name is one that a killed run leaves: a file that grows, or its journal."""
+    return name.endswith((PARTIAL, f"{PARTIAL}.journal", f"{PARTIAL}.journal~"))
 
 
 def remove_journal(partial: Path) -> None:

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from mconv.release.commands.options import dry_run_option, folder_option, json_option, recipe_argument, threads_option
+from mconv.release.commands.options import (
+    dry_run_option,
+    folder_option,
+    json_option,
+    keep_partial_option,
+    recipe_argument,
+    threads_option,
+)
 from mconv.release.commands.output import print_files, print_plan
 
 
@@ -14,9 +21,12 @@ from mconv.release.commands.output import print_files, print_plan
 @recipe_argument
 @folder_option
 @threads_option
+@keep_partial_option
 @dry_run_option
 @json_option
-def command(recipe: Path, folder: Path | None, threads: int | None, dry_run: bool, as_json: bool) -> None:
+def command(
+    recipe: Path, folder: Path | None, threads: int | None, keep_partial: bool, dry_run: bool, as_json: bool
+) -> None:
     """Write the GGUF files of a recipe, those that are missing, in one read of the source.
 
     When it is interrupted, the same command goes on. What a changed recipe does not touch is kept.
@@ -34,5 +44,5 @@ def command(recipe: Path, folder: Path | None, threads: int | None, dry_run: boo
     from mconv.release.release import open_release
 
     with open_release(recipe, folder, threads) as release:
-        release.build()
+        release.build(keep_partial=keep_partial)
         print_files(release, release.built_files(), as_json)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from mconv.convert.cli.options import json_option, path_type, threads_option
+from mconv.convert.cli.options import json_option, keep_partial_option, path_type, threads_option
 
-__all__ = ["json_option", "path_type", "threads_option"]
+__all__ = ["json_option", "keep_partial_option", "path_type", "threads_option"]
 
 
 def _check_reason(_: click.Context, __: click.Parameter, value: str | None) -> str | None:

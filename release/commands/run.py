@@ -12,6 +12,7 @@ from mconv.release.commands.options import (
     dry_run_option,
     folder_option,
     json_option,
+    keep_partial_option,
     no_pr_option,
     recipe_argument,
     threads_option,
@@ -26,6 +27,7 @@ from mconv.release.commands.output import fail_on_gates, print_plan, print_publi
 @delete_option
 @accept_option
 @threads_option
+@keep_partial_option
 @dry_run_option
 @json_option
 def command(
@@ -35,6 +37,7 @@ def command(
     delete_others: bool,
     accepted: str | None,
     threads: int | None,
+    keep_partial: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -56,7 +59,7 @@ def command(
     with open_release(recipe, folder, threads) as release:
         # Not after hours of building.
         release.project.require_repository()
-        release.build()
+        release.build(keep_partial=keep_partial)
         fail_on_gates(release.check(accepted), accepted)
     options = PublishOptions(pull_request=not no_pr, delete_others=delete_others)
     print_publication(publish_release(release, accepted, options), dry_run=False, as_json=as_json)

@@ -13,6 +13,7 @@ import pytest
 import mconv
 from mconv import api
 from mconv.convert import errors, layouts, reporting
+from mconv.convert.engine.run import Progress
 
 from support.paths import EVALUATION_TEXT, ROOT, TINY_MISTRAL
 
@@ -48,7 +49,7 @@ def test_every_name_is_documented() -> None:
 
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     told: list[str] = []
-    progress: list[mconv.api.Progress] = []  # type: ignore[name-defined]
+    progress: list[Progress] = []
     files = mconv.quantize(
         TINY_MISTRAL, "Q4_K_M", output_dir=tmp_path, on_progress=progress.append, on_note=told.append
     )
@@ -123,7 +124,8 @@ def test_modules_of_other_distributions_change_nothing(tmp_path: Path) -> None:
         (tmp_path / name / "__init__.py").write_text("raise ImportError('not ours')")
     program = (
         "import mconv, mconv.validate.cli, mconv.convert.cli.main, mconv.release.cli, mconv.quantize.cli;"
-        "from mconv.quantize import kernels; print(mconv.inspect('examples/tiny-mistral').family, callable(mconv.quantize))"
+        "from mconv.quantize import kernels; summary = mconv.inspect('examples/tiny-mistral');"
+        "print(summary.family, callable(mconv.quantize))"
     )
     path = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", program], env=path, cwd=ROOT, capture_output=True, text=True)

@@ -42,7 +42,7 @@ def describe_artifact(subject: Subject) -> Artifact:
     file = subject.header
     number = file.metadata.get("general.file_type")
     named = {kind.number: kind.name for kind in FileType}
-    size = sum(part.stat().st_size for part in {tensor.file.path for tensor in file.tensors} | {path})
+    size = sum(part.stat().st_size for part in {tensor.file.path for tensor in file.tensors} | {path.absolute()})
     return _artifact(path, list(file.tensors), named.get(number.content) if number else None, size)
 
 

@@ -121,7 +121,7 @@ def _form_of_file(path: Path) -> GgufForm:
         tensors=tuple(FormTensor(target, BlockType[target.rows.dtype]) for target in targets),
         metadata=file.metadata,
         alignment=file.alignment,
-        files=(path, *{tensor.file.path for tensor in file.tensors}),
+        files=tuple({path.absolute(): None, **{tensor.file.path: None for tensor in file.tensors}}),
     )
 
 

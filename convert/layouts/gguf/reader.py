@@ -53,7 +53,7 @@ def gguf_checkpoint(path: Path, file: GgufFile) -> Checkpoint:
         spec=spec,
         tensors=tensors,
         vocabulary=vocabulary,
-        files=(path, *{tensor.file.path for tensor in file.tensors}),
+        files=tuple({path.absolute(): None, **{tensor.file.path: None for tensor in file.tensors}}),
         sidecars=lambda: _carried_tokenizer(path.name, file.metadata),
         float32_by_layout=True,
         provenance={
