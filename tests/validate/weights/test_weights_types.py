@@ -192,7 +192,7 @@ def test_most_flipped_bits_show_against_the_reference_alone(name: str) -> None:
 def test_blocks_that_are_other_and_sound_are_no_damage(small: Path, make: Make, tmp_path: Path) -> None:
     """As between builds of ggml for different processors: a few codes are others, each as good."""
     artifact = Path(shutil.copy(make(small, "Q4_K_M"), tmp_path))
-    tensor = open_checkpoint(small)[1].tensors[LAYER + "mlp.up_proj.weight"]
+    tensor = open_checkpoint(small).tensors[LAYER + "mlp.up_proj.weight"]
     rows = (tensor.read(0, 4).astype(np.uint32) << 16).view(np.float32)
     weights = np.random.default_rng(8).lognormal(sigma=1, size=256).astype(np.float32)
     stored = mutations.stored_rows(artifact, "blk.1.ffn_up.weight")
