@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mconv.inference.language_model import LanguageModel
 
 
-def open_model(path: Path, threads: int | None = None, hf_config: Path | None = None) -> LanguageModel:
+def open_model(path: Path, threads: int | None = None, **reading: Any) -> LanguageModel:
     """Load a model.
 
     Args:
         path: a GGUF file (of a split model its first part), a Hugging Face folder, or a Megatron folder.
         threads: threads to work with; None takes every usable core.
-        hf_config: for a Megatron folder, see `mconv.convert.layouts.megatron.reader.open_megatron`; unused for others.
+        reading: read options of layouts, see `open_checkpoint`; those of other layouts than the path's are left out.
 
     Raises:
         OSError: the file cannot be opened.
@@ -30,7 +30,7 @@ def open_model(path: Path, threads: int | None = None, hf_config: Path | None = 
         return LlamaCppModel(path, threads)
     from mconv.inference.transformers_model import TransformersModel
 
-    return TransformersModel(open_checkpoint(path, **options_for(path, hf_config=hf_config)), threads)
+    return TransformersModel(open_checkpoint(path, **options_for(path, **reading)), threads)
 
 
 def layout_of(path: Path) -> str:

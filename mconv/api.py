@@ -175,23 +175,24 @@ def quantize(
     token_embedding_type: str | None = None,
     pure: bool = False,
     allow_requantize: bool = False,
-    hf_config: PathLike | None = None,
     threads: int | None = None,
     executor: Executor | None = None,
     overwrite: bool = False,
     keep_partial: bool = False,
     on_progress: OnProgress | None = None,
     on_note: Callable[[str], object] | None = None,
+    **reading: Any,
 ) -> tuple[QuantizedFile, ...]:
     """Quantize a model to any number of types in one read, byte for byte as llama-quantize does.
 
     Args:
         source: see `open`.
         types: a file type, such as "Q4_K_M", or several.
-        output, output_dir, imatrix, tensor_types, output_tensor_type, token_embedding_type, pure, allow_requantize,
-            hf_config: see `mquant --help`; `tensor_types` are the REGEX=TYPE of `--tensor-type`.
+        output, output_dir, imatrix, tensor_types, output_tensor_type, token_embedding_type, pure, allow_requantize:
+            see `mquant --help`; `tensor_types` are the REGEX=TYPE of `--tensor-type`.
         threads, executor, overwrite, keep_partial, on_progress: see `run`.
         on_note: called with each line that is worth knowing.
+        reading: read options of the source's layout, see `open`.
 
     Returns:
         A file for each type, in their order.
@@ -220,7 +221,7 @@ def quantize(
             token_embedding_type=token_embedding_type,
             pure=pure,
             allow_requantize=allow_requantize,
-            hf_config=_path(hf_config),
+            reading=reading,
         )
         for line in planned.form.notes:
             note(line)
@@ -289,9 +290,9 @@ def validate(
     ctx: int = 512,
     chunks: int | None = None,
     prompts: Sequence[str] | None = None,
-    hf_config: PathLike | None = None,
     threads: int | None = None,
     on_note: Callable[[str], object] | None = None,
+    **reading: Any,
 ) -> Report:
     """Hold artifacts against what they were made from, as `mval report` does. A gate that fails is no error.
 
@@ -300,8 +301,9 @@ def validate(
         reference: what they were made from: any of these.
         texts: files in UTF-8 for perplexity and KL divergence.
         checks: some of weights, tokens, template, perplexity, kl, generate; None for all.
-        gates, imatrix, ctx, chunks, prompts, hf_config, threads: see `mval report --help`.
+        gates, imatrix, ctx, chunks, prompts, threads: see `mval report --help`.
         on_note: called with each line that is worth knowing.
+        reading: read options of the layouts, see `open`.
 
     Raises:
         UsageError: an unknown check, or no text for a check that needs one.
@@ -325,7 +327,7 @@ def validate(
         reference=Path(reference),
         texts=[Path(text) for text in texts],
         checks=[name for name in CHECKS if checks is None or name in checks],
-        hf_config=_path(hf_config),
+        reading=reading,
         imatrix=_path(imatrix),
         ctx=ctx,
         chunks=chunks,

@@ -12,15 +12,16 @@ import click
 from mconv.convert.cli.console import emit_json, emit_table, run_command
 from mconv.convert.cli.options import (
     dry_run_option,
-    hf_config_option,
     json_option,
     keep_partial_option,
     overwrite_option,
     path_type,
+    read_options,
     threads_option,
 )
 from mconv.convert.cli.output import describe
 from mconv.convert.cli.program import program
+from mconv.convert.layouts.layout import ReadOptions
 from mconv.convert.reporting import format_bytes, note
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 @click.option("--token-embedding-type", metavar="T", help="Type of token_embd.weight.")
 @click.option("--pure", is_flag=True, help="Give every tensor the file type's default type: no mixture.")
 @click.option("--allow-requantize", is_flag=True, help="Accept a source that is quantized already. Loses much quality.")
-@hf_config_option
+@read_options
 @threads_option
 @dry_run_option
 @json_option
@@ -64,7 +65,7 @@ def cli(
     token_embedding_type: str | None,
     pure: bool,
     allow_requantize: bool,
-    hf_config: Path | None,
+    reading: ReadOptions,
     threads: int | None,
     dry_run: bool,
     as_json: bool,
@@ -96,7 +97,7 @@ def cli(
         token_embedding_type=token_embedding_type,
         pure=pure,
         allow_requantize=allow_requantize,
-        hf_config=hf_config,
+        reading=reading,
     )
     for line in quantization.form.notes:
         note(line)

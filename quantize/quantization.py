@@ -11,6 +11,7 @@ from mconv.convert.engine.outputs import Output, check_outputs
 from mconv.convert.engine.run import OnProgress, Progress, run
 from mconv.convert.errors import DiskError, UsageError
 from mconv.convert.layouts.gguf.form import GgufForm, open_form
+from mconv.convert.layouts.layout import ReadOptions
 from mconv.convert.tensors.block_types import find_block_type
 from mconv.quantize.assign import TypeOptions
 from mconv.quantize.filetypes import find_file_type
@@ -89,7 +90,7 @@ def plan_quantizations(
     token_embedding_type: str | None = None,
     pure: bool = False,
     allow_requantize: bool = False,
-    hf_config: Path | None = None,
+    reading: ReadOptions | None = None,
 ) -> Quantization:
     """Decide every byte of a model's quantized files, without reading a weight.
 
@@ -103,7 +104,7 @@ def plan_quantizations(
         output_tensor_type, token_embedding_type: types of these two.
         pure: give every tensor the file type's default type.
         allow_requantize: accept a source that is quantized already.
-        hf_config: see `open_form`.
+        reading: read options of the source's layout, see `open_checkpoint`.
 
     Raises:
         UsageError: options that contradict each other or match nothing, or an unknown type.
@@ -120,7 +121,7 @@ def plan_quantizations(
     if output and (output_dir or len(file_types) > 1):
         raise UsageError("--output names a single file", "use --output-dir for several types")
     matrix = read_imatrix(imatrix) if imatrix else None
-    form = open_form(source, hf_config)
+    form = open_form(source, **(reading or {}))
     plans = tuple(
         plan_quantization(form, file_type, options, matrix, allow_requantize=allow_requantize)
         for file_type in file_types

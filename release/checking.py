@@ -66,7 +66,7 @@ def measure(
         artifacts,
         source,
         texts,
-        hf_config=recipe.hf_config,
+        reading=recipe.reading,
         imatrix=recipe.imatrix,
         ctx=recipe.ctx,
         chunks=recipe.chunks,

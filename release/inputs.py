@@ -83,7 +83,7 @@ def open_inputs(project: Project) -> ReleaseInputs:
     recipe = project.recipe
     recipe.check_paths()
     path, hub = _locate(project)
-    form = open_form(path, recipe.hf_config)
+    form = open_form(path, **recipe.reading)
     files = {_name(file, path, recipe.hf_config): file for file in _files(path, form)}
     matrix = read_imatrix(recipe.imatrix) if recipe.imatrix else None
     return ReleaseInputs(path, hub.repo if hub else None, form, dict(sorted(files.items())), matrix)

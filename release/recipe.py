@@ -199,6 +199,11 @@ class Recipe(BaseModel):
         """The type that the card recommends."""
         return self.recommended or self.types[0]
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The read options of the source's layout that a recipe has."""
+        return {"hf_config": self.hf_config}
+
     def check_paths(self) -> None:
         """Check that what is read hours later is there, and that the gates are valid.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from mconv.convert.errors import DiskError, SourceError
 from mconv.convert.layouts.gguf.form import open_form
+from mconv.convert.layouts.layout import ReadOptions
 from mconv.convert.model.metadata import Metadata
 from mconv.convert.model.provenance import card_metadata, read_card
 from mconv.quantize.plan import file_stem
@@ -24,19 +25,19 @@ _HEAD = (
 )
 
 
-def draft_recipe(source: str, path: Path | None, hf_config: Path | None, texts: Sequence[Path]) -> tuple[Path, str]:
+def draft_recipe(source: str, path: Path | None, reading: ReadOptions, texts: Sequence[Path]) -> tuple[Path, str]:
     """The recipe for a source, and where it goes.
 
     Args:
         source: a path, or ORGANIZATION/NAME[@REVISION] on the Hub.
         path: where the recipe goes; NAME.toml in the current folder where it is None.
-        hf_config: configuration and tokenizer of a Megatron folder.
+        reading: read options of the source's layout.
         texts: to measure on.
 
     Raises:
         SourceError, FormatError, MappingError, PublishError: the source cannot be read.
     """
-    name, metadata, place = _look_at(source, hf_config)
+    name, metadata, place = _look_at(source, reading)
     path = path or Path(f"{name}.toml")
 
     def from_recipe(file: Path) -> str:
@@ -46,7 +47,7 @@ def draft_recipe(source: str, path: Path | None, hf_config: Path | None, texts: 
         "schema_version": 1,
         "name": name,
         "source": from_recipe(Path(source)) if place is None else place,
-        "hf_config": from_recipe(hf_config) if hf_config else None,
+        **{name: from_recipe(value) for name, value in reading.items() if value is not None},
         "base_model": place.split("@")[0] if place else None,
         "types": _TYPES,
         "texts": [from_recipe(text) for text in texts],
@@ -72,11 +73,11 @@ def write_new(path: Path, text: str) -> None:
         raise DiskError(f"{path} exists already", "choose another name; a recipe is never overwritten") from error
 
 
-def _look_at(source: str, hf_config: Path | None) -> tuple[str, Metadata, str | None]:
+def _look_at(source: str, reading: ReadOptions) -> tuple[str, Metadata, str | None]:
     """Name and metadata of a model; of one on the Hub, with its commit too, and without its weights."""
     path = Path(source)
     if path.exists():
-        opened = open_form(path, hf_config)
+        opened = open_form(path, **reading)
         name = _content(opened.metadata, "general.name")
         return _file_name(name if isinstance(name, str) else file_stem(opened)), opened.metadata, None
     from mconv.convert.hub.sources import download_card, parse_source

@@ -15,9 +15,11 @@ from mconv.convert.containers.gguf_split import read_gguf_model
 from mconv.convert.documents import read_object
 from mconv.convert.errors import MconvError, SourceError, UsageError
 from mconv.convert.families import family_of_class
+from mconv.convert.layouts import layouts, options_for
 from mconv.convert.layouts.gguf.reader import gguf_checkpoint
 from mconv.convert.layouts.hf.names import CONFIG
 from mconv.convert.layouts.hf.reader import architecture, hf_checkpoint, read_model_config, read_shards
+from mconv.convert.layouts.layout import ReadOptions
 from mconv.convert.layouts.megatron.reader import (
     Description,
     Saved,
@@ -49,17 +51,17 @@ class Subject:
 
     Args:
         path: a GGUF file (of a split model its first part), a Hugging Face folder, or a Megatron folder.
-        hf_config: for a Megatron folder, see `mconv.convert.layouts.megatron.reader.open_megatron`; unused for others.
+        reading: read options of layouts, see `open_checkpoint`; those of other layouts than the path's are left out.
         threads: threads that run the model; None takes every usable core.
 
     Every property raises SourceError, FormatError or MappingError where its part cannot be read, and OSError for a file
     that is missing or not readable.
     """
 
-    def __init__(self, path: Path, *, hf_config: Path | None = None, threads: int | None = None) -> None:
+    def __init__(self, path: Path, *, reading: ReadOptions | None = None, threads: int | None = None) -> None:
         self.path = path
         self.layout = layout_of(path)
-        self._hf_config = hf_config if self.layout == "megatron" else None
+        self.reading = options_for(path, **(reading or {})) if path.exists() else {}
         self._threads = threads
         self._model: LanguageModel | None = None
         self._vocabulary_alone: LlamaVocabulary | None = None
@@ -101,7 +103,7 @@ class Subject:
     @cached_property
     def description(self) -> Description:
         """What a Megatron folder is a model of."""
-        return read_description(self.saved, self._hf_config)
+        return read_description(self.saved, **self.reading)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -109,7 +111,7 @@ class Subject:
         if self.is_gguf:
             return gguf_checkpoint(self.path, self.header)
         if self.layout == "megatron":
-            opened = megatron_checkpoint(self.saved, self.description, card=self._hf_config is None)
+            opened = megatron_checkpoint(self.saved, self.description, card=not self.reading)
         else:
             opened = hf_checkpoint(self.path, self.config, read_model_config(self.config), self.shards)
         return replace(opened, vocabulary=lambda: self.tokenizer.vocabulary)
@@ -192,23 +194,25 @@ class Subject:
 
 @contextmanager
 def open_subjects(
-    paths: Sequence[Path], *, hf_config: Path | None = None, threads: int | None = None
+    paths: Sequence[Path], *, reading: ReadOptions | None = None, threads: int | None = None
 ) -> Iterator[list[Subject]]:
     """A subject for each path, in order; the same one where a path is given twice. All are closed at the end.
 
     Args:
-        hf_config, threads: see `Subject`.
+        reading, threads: see `Subject`.
 
     Raises:
-        UsageError: `hf_config` where none of them is a Megatron folder.
+        UsageError: a read option that the layout of none of them has.
 
     Example:
         >>> with open_subjects([Path("model/"), Path("model-Q4_K_M.gguf")]) as (reference, artifact):
         ...     compare_weights(artifact, reference)
     """
-    opened = {path: Subject(path, hf_config=hf_config, threads=threads) for path in paths}
-    if hf_config is not None and not any(subject.layout == "megatron" for subject in opened.values()):
-        raise UsageError("none of these is a Megatron checkpoint", "leave --hf-config out")
+    opened = {path: Subject(path, reading=reading, threads=threads) for path in paths}
+    for name, value in (reading or {}).items():
+        if value is not None and not any(name in subject.reading for subject in opened.values()):
+            takers = " or ".join(layout.title for layout in layouts().values() if layout.takes(name))
+            raise UsageError(f"none of these is {takers}", f"leave --{name.replace('_', '-')} out")
     try:
         yield [opened[path] for path in paths]
     finally:

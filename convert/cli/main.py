@@ -11,8 +11,9 @@ import click
 
 from mconv.convert.cli.console import emit_json, emit_table, run_command
 from mconv.convert.cli.conversions import conversions
-from mconv.convert.cli.options import hf_config_option, json_option, path_type
+from mconv.convert.cli.options import json_option, path_type, read_options
 from mconv.convert.cli.program import program
+from mconv.convert.layouts.layout import ReadOptions
 from mconv.convert.reporting import note
 
 
@@ -27,9 +28,9 @@ for conversion in conversions():
 
 @cli.command("inspect")
 @click.argument("path", type=path_type, metavar="PATH")
-@hf_config_option
+@read_options
 @json_option
-def inspect(path: Path, hf_config: Path | None, as_json: bool) -> None:
+def inspect(path: Path, reading: ReadOptions, as_json: bool) -> None:
     """Say what a checkpoint is: layout, family, shape, types, sizes, vocabulary. No weight is read.
 
     \b
@@ -40,7 +41,7 @@ def inspect(path: Path, hf_config: Path | None, as_json: bool) -> None:
     from mconv.convert.layouts import open_checkpoint
     from mconv.convert.summary import summarize
 
-    checkpoint = open_checkpoint(resolve_source(path), hf_config=hf_config)
+    checkpoint = open_checkpoint(resolve_source(path), **reading)
     for line in checkpoint.notes:
         note(line)
     summary = summarize(checkpoint).to_json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from mconv.convert.layouts import layouts
 from mconv.convert.layouts.layout import LayoutOption
-from mconv.convert.layouts.megatron import HF_CONFIG
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -42,7 +43,18 @@ def layout_option(option: LayoutOption) -> Callable[[_F], _F]:
     )
 
 
-hf_config_option = layout_option(HF_CONFIG)
+def read_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The read options of every layout, for a command that opens checkpoints of any: it gets them as `reading`."""
+    options = {option.name: option for layout in layouts().values() for option in layout.read_options}
+
+    @functools.wraps(command)
+    def packed(**given: Any) -> Any:
+        reading = {name: given.pop(name) for name in options}
+        return command(**given, reading=reading)
+
+    for option in reversed(options.values()):
+        packed = layout_option(option)(packed)
+    return packed
 
 
 def write_options(command: _F) -> _F:

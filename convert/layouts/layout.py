@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from mconv.convert.engine.plan import FolderPlan, Plan
     from mconv.convert.model.checkpoint import Checkpoint
+
+
+ReadOptions = Mapping[str, Any]
+"""Read options of layouts by their names, with None for those that are not given: `{"hf_config": None}`."""
 
 
 @dataclass(frozen=True)

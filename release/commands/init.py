@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from mconv.convert.cli.options import hf_config_option, path_type
+from mconv.convert.cli.options import path_type, read_options
+from mconv.convert.layouts.layout import ReadOptions
 from mconv.convert.reporting import note
 
 
@@ -14,8 +15,8 @@ from mconv.convert.reporting import note
 @click.argument("source", metavar="SRC")
 @click.argument("recipe", type=path_type, metavar="[RECIPE.toml]", required=False)
 @click.option("--text", "texts", multiple=True, type=path_type, metavar="FILE", help="What to measure on; repeatable.")
-@hf_config_option
-def command(source: str, recipe: Path | None, texts: tuple[Path, ...], hf_config: Path | None) -> None:
+@read_options
+def command(source: str, recipe: Path | None, texts: tuple[Path, ...], reading: ReadOptions) -> None:
     """Write a recipe to begin with, every member with its comment. Nothing is overwritten.
 
     SRC is a Hugging Face or Megatron folder, a GGUF file, or ORGANIZATION/NAME[@REVISION] on the Hub, which is pinned
@@ -28,7 +29,7 @@ def command(source: str, recipe: Path | None, texts: tuple[Path, ...], hf_config
     """
     from mconv.release.recipe_draft import draft_recipe, write_new
 
-    path, text = draft_recipe(source, recipe, hf_config, texts)
+    path, text = draft_recipe(source, recipe, reading, texts)
     write_new(path, text)
     click.echo(f"wrote {path}")
     if not texts:

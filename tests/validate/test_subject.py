@@ -197,15 +197,15 @@ def test_a_path_given_twice_is_one_subject(folder: Path) -> None:
     with open_subjects(paths) as (first, other, again):
         assert first is again is not other
         assert [each.layout for each in (first, other)] == ["gguf", "hf"]
-    with open_subjects([folder / "megatron"], hf_config=TINY_MISTRAL) as (megatron,):
+    with open_subjects([folder / "megatron"], reading={"hf_config": TINY_MISTRAL}) as (megatron,):
         assert megatron.layout == "megatron"
         assert megatron.checkpoint.vocabulary() is megatron.tokenizer.vocabulary
 
 
 def test_hf_config_is_for_megatron(folder: Path) -> None:
     with (
-        pytest.raises(UsageError, match="none of these is a Megatron checkpoint"),
-        open_subjects([folder / "q4.gguf", TINY_MISTRAL], hf_config=TINY_MISTRAL),
+        pytest.raises(UsageError, match="none of these is a Megatron-Core checkpoint"),
+        open_subjects([folder / "q4.gguf", TINY_MISTRAL], reading={"hf_config": TINY_MISTRAL}),
     ):
         pass
 

@@ -206,7 +206,7 @@ def test_a_megatron_folder(command: Callable[..., Result], tmp_path: Path) -> No
     folder = tmp_path / "megatron"
     assert command(mconv, "hf-to-megatron", TINY, folder).code == 0
     assert compare_tokens(folder, TINY).findings == ()
-    assert kinds(compare_tokens(folder, TINY, hf_config=TINY)) == []
+    assert kinds(compare_tokens(folder, TINY, reading={"hf_config": TINY})) == []
 
 
 def test_a_file_in_parts(command: Callable[..., Result], tmp_path: Path) -> None:

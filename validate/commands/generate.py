@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from mconv.convert.cli.console import emit_json, emit_table
+from mconv.convert.layouts.layout import ReadOptions
 from mconv.validate.commands.shared import (
     artifacts_argument,
     fail_on_findings,
-    hf_config_option,
     json_option,
     one_line,
     prompt_option,
+    read_options,
     source_type,
     threads_option,
 )
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     help="Also sample N answers, with the settings that the model recommends.",
 )
 @click.option("--reference", type=source_type, metavar="SRC", help="A model to compare the greedy answers with.")
-@hf_config_option
+@read_options
 @threads_option
 @json_option
 def command(
@@ -52,7 +53,7 @@ def command(
     max_tokens: int,
     samples: int,
     reference: Path | None,
-    hf_config: Path | None,
+    reading: ReadOptions,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -70,7 +71,7 @@ def command(
     from mconv.validate.subject import open_subjects
 
     paths = (*artifacts, reference) if reference else artifacts
-    with open_subjects(paths, hf_config=hf_config, threads=threads) as subjects:
+    with open_subjects(paths, reading=reading, threads=threads) as subjects:
         for subject in subjects:
             subject.check_runnable()
         original = subjects.pop() if reference else None

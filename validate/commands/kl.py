@@ -9,16 +9,17 @@ import click
 
 from mconv.convert.cli.console import emit_json, emit_table
 from mconv.convert.errors import UsageError
+from mconv.convert.layouts.layout import ReadOptions
 from mconv.validate.commands.shared import (
     DEFAULT_CONTEXT,
     artifacts_argument,
     chunks_option,
     ctx_option,
     fail_on_findings,
-    hf_config_option,
     json_option,
     note_long_context,
     print_findings,
+    read_options,
     source_type,
     text_option,
     threads_option,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 @text_option()
 @ctx_option(show_default=str(DEFAULT_CONTEXT))
 @chunks_option
-@hf_config_option
+@read_options
 @click.option(
     "--save-logits",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -55,7 +56,7 @@ def command(
     texts: tuple[Path, ...],
     ctx: int | None,
     chunks: int | None,
-    hf_config: Path | None,
+    reading: ReadOptions,
     save_logits: Path | None,
     threads: int | None,
     as_json: bool,
@@ -78,7 +79,7 @@ def command(
     stored = is_logits_file(reference)
     _check_options(stored, texts, ctx, save_logits)
     paths = artifacts if stored else (reference, *artifacts)
-    with open_subjects(paths, hf_config=hf_config, threads=threads) as subjects:
+    with open_subjects(paths, reading=reading, threads=threads) as subjects:
         for subject in subjects:
             subject.check_runnable()
         kept = LogitsFile(reference) if stored else None

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 import click
 
 from mconv.convert.cli.console import emit_json, emit_table
+from mconv.convert.layouts.layout import ReadOptions
 from mconv.validate.commands.shared import (
     DEFAULT_CONTEXT,
     artifacts_argument,
     chunks_option,
     ctx_option,
     fail_on_findings,
-    hf_config_option,
     json_option,
     note_long_context,
+    read_options,
     text_option,
     threads_option,
 )
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @text_option(required=True)
 @ctx_option(default=DEFAULT_CONTEXT, show_default=True)
 @chunks_option
-@hf_config_option
+@read_options
 @threads_option
 @json_option
 def command(
@@ -44,7 +45,7 @@ def command(
     texts: tuple[Path, ...],
     ctx: int,
     chunks: int | None,
-    hf_config: Path | None,
+    reading: ReadOptions,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -61,7 +62,7 @@ def command(
     from mconv.validate.subject import open_subjects
 
     contents = {text: read_text(text) for text in texts}
-    with open_subjects(artifacts, hf_config=hf_config, threads=threads) as subjects:
+    with open_subjects(artifacts, reading=reading, threads=threads) as subjects:
         for subject in subjects:
             subject.check_runnable()
         results = [row for subject in subjects for row in _measure_subject(subject, contents, ctx, chunks)]

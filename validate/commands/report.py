@@ -11,17 +11,18 @@ import click
 from mconv.convert.cli.console import emit_json, emit_table
 from mconv.convert.documents import json_text
 from mconv.convert.errors import UsageError, ValidationError
+from mconv.convert.layouts.layout import ReadOptions
 from mconv.convert.reporting import format_bytes
 from mconv.validate.commands.shared import (
     DEFAULT_CONTEXT,
     artifacts_argument,
     chunks_option,
     ctx_option,
-    hf_config_option,
     imatrix_option,
     one_line,
     path_type,
     prompt_option,
+    read_options,
     reference_option,
     text_option,
     threads_option,
@@ -41,7 +42,7 @@ _COLUMNS = ("file", "type", "size", "bits/weight", "perplexity", "mean KL", "99.
 @imatrix_option
 @ctx_option(default=DEFAULT_CONTEXT, show_default=True)
 @chunks_option
-@hf_config_option
+@read_options
 @threads_option
 @click.option("--json", "json_file", type=path_type, metavar="OUT", help="Write the report as JSON; - for stdout.")
 @click.option("--html", type=path_type, metavar="OUT", help="Write the report as a page.")
@@ -55,7 +56,7 @@ def command(
     imatrix: Path | None,
     ctx: int,
     chunks: int | None,
-    hf_config: Path | None,
+    reading: ReadOptions,
     threads: int | None,
     json_file: Path | None,
     html: Path | None,
@@ -82,7 +83,7 @@ def command(
         reference=reference,
         texts=texts,
         checks=[name for name in CHECKS if name not in skipped],
-        hf_config=hf_config,
+        reading=reading,
         imatrix=imatrix,
         ctx=ctx,
         chunks=chunks,

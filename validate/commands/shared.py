@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mconv.convert.cli.console import emit_table
-from mconv.convert.cli.options import hf_config_option, json_option, path_type, threads_option
+from mconv.convert.cli.options import json_option, path_type, read_options, threads_option
 from mconv.convert.errors import ValidationError
 from mconv.convert.reporting import note
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mconv.inference.language_model import LanguageModel
     from mconv.validate.findings import Finding
 
-__all__ = ["hf_config_option", "json_option", "path_type", "threads_option"]
+__all__ = ["json_option", "path_type", "read_options", "threads_option"]
 
 DEFAULT_CONTEXT = 512
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from mconv.convert.cli.console import emit_json, emit_table
+from mconv.convert.layouts.layout import ReadOptions
 from mconv.validate.commands.shared import (
     artifacts_argument,
     fail_on_findings,
-    hf_config_option,
     json_option,
     one_line,
     print_findings,
+    read_options,
     reference_option,
 )
 
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 @click.command("template")
 @artifacts_argument
 @reference_option
-@hf_config_option
+@read_options
 @json_option
-def command(artifacts: tuple[Path, ...], reference: Path, hf_config: Path | None, as_json: bool) -> None:
+def command(artifacts: tuple[Path, ...], reference: Path, reading: ReadOptions, as_json: bool) -> None:
     """Whether conversations become the tokens that they become in the reference.
 
     The measure is the reference's chat template, or mistral-common where it has none. No weights are read.
@@ -40,7 +41,7 @@ def command(artifacts: tuple[Path, ...], reference: Path, hf_config: Path | None
     from mconv.validate.subject import open_subjects
     from mconv.validate.template.compare import compare_conversations
 
-    with open_subjects((*artifacts, reference), hf_config=hf_config) as subjects:
+    with open_subjects((*artifacts, reference), reading=reading) as subjects:
         *sources, original = [subject.tokenizer for subject in subjects]
         results = [compare_conversations(source, original) for source in sources]
     if as_json:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from mconv.convert.cli.console import emit_json, emit_table
+from mconv.convert.layouts.layout import ReadOptions
 from mconv.validate.commands.shared import (
     artifacts_argument,
     fail_on_findings,
-    hf_config_option,
     json_option,
     path_type,
     print_findings,
+    read_options,
     reference_option,
 )
 
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 @click.command("tokens")
 @artifacts_argument
 @reference_option
-@hf_config_option
+@read_options
 @click.option("--text", "texts", multiple=True, type=path_type, metavar="FILE", help="Tokenize this too; repeatable.")
 @json_option
 def command(
-    artifacts: tuple[Path, ...], reference: Path, hf_config: Path | None, texts: tuple[Path, ...], as_json: bool
+    artifacts: tuple[Path, ...], reference: Path, reading: ReadOptions, texts: tuple[Path, ...], as_json: bool
 ) -> None:
     """Whether text becomes the ids that it becomes in the reference.
 
@@ -44,7 +45,7 @@ def command(
     from mconv.validate.tokens.compare import compare_tokenizers, text_group
 
     groups = [text_group(path) for path in texts]
-    with open_subjects((*artifacts, reference), hf_config=hf_config) as subjects:
+    with open_subjects((*artifacts, reference), reading=reading) as subjects:
         *sources, original = [subject.tokenizer for subject in subjects]
         results = [compare_tokenizers(source, original, groups) for source in sources]
     if as_json:

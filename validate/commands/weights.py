@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from mconv.convert.cli.console import emit_json, emit_table
+from mconv.convert.layouts.layout import ReadOptions
 from mconv.convert.reporting import format_bytes
 from mconv.validate.commands.shared import (
     artifacts_argument,
     fail_on_findings,
-    hf_config_option,
     imatrix_option,
     json_option,
     print_findings,
+    read_options,
     reference_option,
     threads_option,
 )
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
 @click.command("weights")
 @artifacts_argument
 @reference_option
-@hf_config_option
+@read_options
 @imatrix_option
 @threads_option
 @json_option
 def command(
     artifacts: tuple[Path, ...],
     reference: Path,
-    hf_config: Path | None,
+    reading: ReadOptions,
     imatrix: Path | None,
     threads: int | None,
     as_json: bool,
@@ -54,7 +55,7 @@ def command(
 
     for path in artifacts:
         path.stat()  # names the one that is missing, as any other error of the operating system does
-    with open_subjects((reference, *artifacts), hf_config=hf_config) as (original, *subjects):
+    with open_subjects((reference, *artifacts), reading=reading) as (original, *subjects):
         matrix = read_imatrix(imatrix) if imatrix else None
         results = []
         for subject in subjects:

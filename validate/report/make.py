@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mconv.convert.documents import json_text
 from mconv.convert.errors import UsageError
+from mconv.convert.layouts.layout import ReadOptions
 from mconv.quantize.imatrix import read_imatrix
 from mconv.validate.findings import CHECKS
 from mconv.validate.report.artifacts import describe_artifact
@@ -37,7 +38,7 @@ class Request:
         reference: what they were made from: any of these.
         texts: files in UTF-8 for perplexity and KL divergence.
         checks: some of `CHECKS`.
-        hf_config: see `open_megatron`; for each of them that is a Megatron folder.
+        reading: read options of layouts, see `Subject`.
         imatrix: the importance matrix that they were quantized with.
         ctx, chunks: tokens in a chunk of text, and how many chunks of each text; None for all.
         prompts, max_tokens, samples: what is answered, how long, and how many drawn answers besides the greedy ones.
@@ -48,7 +49,7 @@ class Request:
     reference: Path
     texts: Sequence[Path] = ()
     checks: Sequence[str] = CHECKS
-    hf_config: Path | None = None
+    reading: ReadOptions | None = None
     imatrix: Path | None = None
     ctx: int = 512
     chunks: int | None = None
@@ -80,7 +81,7 @@ def make_report(request: Request, gates: Path | None = None) -> dict[str, Any]:
     if not request.texts and not {"perplexity", "kl"}.isdisjoint(request.checks):
         raise UsageError("no --text to measure the models on", "give one or more with --text, or --skip perplexity,kl")
     paths = (request.reference, *request.artifacts)
-    with open_subjects(paths, hf_config=request.hf_config, threads=request.threads) as (reference, *artifacts):
+    with open_subjects(paths, reading=request.reading, threads=request.threads) as (reference, *artifacts):
         report = _run_checks(request, reference, artifacts)
     # Through JSON and back: what was measured is what is written, limits and all.
     report = json.loads(json_text(report))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mconv.convert.layouts.layout import ReadOptions
 from mconv.validate.findings import Finding, Severity
 from mconv.validate.subject import open_subjects
 from mconv.validate.template.chat import is_jinja
@@ -22,18 +23,18 @@ from mconv.validate.tokens.tokenizers import artifact_tokenizer
 _DEFAULT = "default"
 
 
-def compare_templates(artifact: Path, reference: Path, *, hf_config: Path | None = None) -> TemplateResult:
+def compare_templates(artifact: Path, reference: Path, *, reading: ReadOptions | None = None) -> TemplateResult:
     """Compare the chat templates of an artifact with the reference.
 
     Args:
         artifact: a GGUF file, a Hugging Face folder or a Megatron folder.
         reference: likewise.
-        hf_config: see `Subject`.
+        reading: see `Subject`.
 
     Raises:
         SourceError, FormatError, MappingError, UsageError: see `open_subjects`.
     """
-    with open_subjects((artifact, reference), hf_config=hf_config) as (ours, theirs):
+    with open_subjects((artifact, reference), reading=reading) as (ours, theirs):
         return compare_conversations(ours.tokenizer, theirs.tokenizer)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mconv.convert.layouts.layout import ReadOptions
 from mconv.inference.chunks import read_text
 from mconv.validate.findings import Finding
 from mconv.validate.subject import open_subjects
@@ -90,20 +91,20 @@ class TokensResult:
 
 
 def compare_tokens(
-    artifact: Path, reference: Path, *, hf_config: Path | None = None, texts: Sequence[Path] = ()
+    artifact: Path, reference: Path, *, reading: ReadOptions | None = None, texts: Sequence[Path] = ()
 ) -> TokensResult:
     """Compare the tokenizer of an artifact with that of the reference.
 
     Args:
         artifact: a GGUF file, a Hugging Face folder or a Megatron folder.
         reference: likewise.
-        hf_config: see `Subject`.
+        reading: see `Subject`.
         texts: files to tokenize besides the texts that the project has.
 
     Raises:
         SourceError, FormatError, MappingError, UsageError: see `open_subjects`; a text that is not UTF-8.
     """
-    with open_subjects((artifact, reference), hf_config=hf_config) as (ours, theirs):
+    with open_subjects((artifact, reference), reading=reading) as (ours, theirs):
         return compare_tokenizers(ours.tokenizer, theirs.tokenizer, [text_group(path) for path in texts])
 
 

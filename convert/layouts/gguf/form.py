@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mconv.convert.containers.gguf import DEFAULT_ALIGNMENT
 from mconv.convert.containers.gguf_split import read_gguf_model
@@ -56,21 +57,21 @@ class GgufForm:
     notes: tuple[str, ...] = ()
 
 
-def open_form(path: Path, hf_config: Path | None = None) -> GgufForm:
+def open_form(path: Path, **reading: Any) -> GgufForm:
     """Open a checkpoint of any layout. No weight is read.
 
     A GGUF file is taken as it is: it need not be a whole model of a family that is known here.
 
     Args:
-        hf_config: see `open_megatron`.
+        reading: read options of its layout, see `open_checkpoint`.
 
     Raises:
         SourceError, FormatError, MappingError, UsageError: see `open_checkpoint` and `read_gguf_model`.
     """
     is_file = path.suffix == ".gguf" if not path.exists() else detect_layout(path).name == "gguf"
-    if hf_config is None and is_file:
+    if is_file and not any(reading.values()):
         return _form_of_file(path)
-    return form_of(open_checkpoint(path, hf_config=hf_config))
+    return form_of(open_checkpoint(path, **reading))
 
 
 def form_of(checkpoint: Checkpoint) -> GgufForm:

@@ -158,7 +158,7 @@ class Description:
     tokenizer: Path
 
 
-def read_description(saved: Saved, hf_config: Path | None) -> Description:
+def read_description(saved: Saved, hf_config: Path | None = None) -> Description:
     """Find what the model is, in config.json or the settings of the run, and hold the two against each other.
 
     Args:

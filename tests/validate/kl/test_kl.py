@@ -269,7 +269,10 @@ def test_table(base: Path, rounded: Path, text: Path, command: Callable[..., Res
         (("--reference", "kept.kld", "--text", "a"), "--text with a file of log-probabilities"),
         (("--reference", "kept.kld", "--ctx", "128"), "--ctx with a file of log-probabilities"),
         (("--reference", "kept.kld", "--save-logits", "d"), "--save-logits with a file of log-probabilities"),
-        (("--reference", "base.gguf", "--text", "a", "--hf-config", "b"), "none of these is a Megatron checkpoint"),
+        (
+            ("--reference", "base.gguf", "--text", "a", "--hf-config", "b"),
+            "none of these is a Megatron-Core checkpoint",
+        ),
     ],
 )
 @pytest.mark.usefixtures("kept")
