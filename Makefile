@@ -6,9 +6,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LLAMA_CPP := build/llama.cpp
+LLAMA_PERPLEXITY := build/peers/bin/llama-perplexity
 export MCONV_LLAMA_CPP := $(abspath $(LLAMA_CPP))
+export MCONV_LLAMA_PERPLEXITY := $(abspath $(LLAMA_PERPLEXITY))
 
-.PHONY: demo demo-files test lint bench bench-perplexity clean
+.PHONY: demo demo-files test oracles lint bench bench-perplexity clean
 
 # The first result is there before llama-cpp-python is built, which only running a model needs.
 demo: demo-files $(VENV)/.runtime
@@ -18,7 +20,12 @@ demo-files: $(VENV)/.packages
 	$(BIN)/python examples/demo.py files
 
 test: lint $(LLAMA_CPP)/.source
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# What `make test` compares with is recorded in tests/golden: here the other programs are run again, and must still say
+# so. `make oracles RECORD=1` records what they say now.
+oracles: $(LLAMA_CPP)/.source $(LLAMA_PERPLEXITY)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(if $(RECORD),--record-golden,--oracles)
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .
@@ -31,13 +38,13 @@ bench: $(LLAMA_CPP)/.source
 	$(BIN)/python benchmarks/directions.py
 
 # llama-perplexity is built from the same source, which takes some minutes.
-bench-perplexity: $(LLAMA_CPP)/.source build/peers/bin/llama-perplexity
+bench-perplexity: $(LLAMA_CPP)/.source $(LLAMA_PERPLEXITY)
 	mkdir -p build/bench
 	$(BIN)/mquant examples/tiny-mistral --type Q4_K_M --output-dir build/bench --overwrite
 	$(BIN)/python benchmarks/perplexity.py build/bench/tiny-mistral-Q4_K_M.gguf examples/tiny-mistral-eval.txt \
-		--llama-perplexity build/peers/bin/llama-perplexity --chunks 100
+		--llama-perplexity $(LLAMA_PERPLEXITY) --chunks 100
 
-build/peers/bin/llama-perplexity: $(LLAMA_CPP)/.source
+$(LLAMA_PERPLEXITY): $(LLAMA_CPP)/.source
 	$(PIP) install --quiet cmake ninja
 	$(BIN)/cmake -G Ninja -S $(LLAMA_CPP) -B build/peers -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
 		-DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,9 +25,10 @@ from mconv.convert.cli.main import cli as mconv
 from mconv.quantize.cli import cli as mquant
 
 from support import checkpoints
+from support.command_line import Command, Result
 
 INDEX = "model.safetensors.index.json"
-Damage = Callable[[Path], None]
+Damage = Callable[[Path], object]
 
 
 def edit_json(path: Path, change: Callable[[dict], object]) -> None:
@@ -43,7 +45,7 @@ def edit_tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
     """Change the tensors of a checkpoint and store them in one file."""
 
     def damage(folder: Path) -> None:
-        tensors = {}
+        tensors: dict[str, torch.Tensor] = {}
         for shard in sorted(folder.glob("model-*.safetensors")):
             tensors |= load_file(shard)
             shard.unlink()
@@ -90,6 +92,12 @@ def poison(value: float) -> Damage:
 def replace_by_pipe(folder: Path) -> None:
     (folder / "config.json").unlink()
     os.mkfifo(folder / "config.json")
+
+
+def pickle_alone(folder: Path) -> None:
+    for path in folder.glob("model*"):
+        path.unlink()
+    (folder / "pytorch_model.bin").touch()
 
 
 NORM = "model.layers.1.input_layernorm.weight"
@@ -173,7 +181,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         "tokenizer.model",
     ),
     "pickled weights only": (
-        lambda folder: [p.unlink() for p in folder.glob("model*")] and (folder / "pytorch_model.bin").touch(),
+        pickle_alone,
         "model*.safetensors",
     ),
 }
@@ -185,7 +193,7 @@ def copy(dense: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(dense, tmp_path / "source"))
 
 
-def assert_refused(result, code: int, told: str) -> None:  # type: ignore[no-untyped-def]
+def assert_refused(result: Result, code: int, told: str) -> None:
     assert result.code == code, result.err
     lines = [line for line in result.err.splitlines() if not line.startswith("note:")]
     assert re.match(r"error: .", lines[0]), result.err
@@ -196,7 +204,7 @@ def assert_refused(result, code: int, told: str) -> None:  # type: ignore[no-unt
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_checkpoint_is_refused(name: str, copy: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_checkpoint_is_refused(name: str, copy: Path, tmp_path: Path, command: Command) -> None:
     damage, told = DAMAGES[name]
     damage(copy)
     (tmp_path / "out").mkdir()
@@ -205,7 +213,7 @@ def test_a_damaged_checkpoint_is_refused(name: str, copy: Path, tmp_path: Path, 
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_weight_beyond_float16_is_refused(copy: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
+def test_a_weight_beyond_float16_is_refused(copy: Path, tmp_path: Path, command: Command) -> None:
     poison(1e30)(copy)
     result = command(mconv, "hf-to-gguf", copy, tmp_path / "a.gguf", "--outtype", "f16")
     assert_refused(result, 3, f"{UP} (blk.2.ffn_up.weight), row 301, column 17 is too large for F16")
@@ -215,7 +223,7 @@ def test_a_weight_beyond_float16_is_refused(copy: Path, tmp_path: Path, command)
     assert not (tmp_path / "a.gguf").exists()
 
 
-def test_an_output_that_exists_is_kept(dense: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
+def test_an_output_that_exists_is_kept(dense: Path, tmp_path: Path, command: Command) -> None:
     output = tmp_path / "a.gguf"
     output.write_text("mine")
     assert_refused(command(mconv, "hf-to-gguf", dense, output), 4, "exists already")
@@ -235,7 +243,9 @@ def test_an_output_that_exists_is_kept(dense: Path, tmp_path: Path, command) -> 
         (("hf-to-guf",), 2, "hf-to-guf"),
     ],
 )
-def test_mconv_refuses_wrong_arguments(arguments, code, told, dense, tmp_path, command) -> None:  # type: ignore[no-untyped-def]
+def test_mconv_refuses_wrong_arguments(
+    arguments: list[Any], code: int, told: str, dense: Path, tmp_path: Path, command: Command
+) -> None:
     names = {"dense": dense, "missing": tmp_path / "nothing", "out": tmp_path / "a.gguf", "folder": tmp_path}
     result = command(mconv, *(argument.format(**names) for argument in arguments))
     assert_refused(result, code, told)
@@ -255,20 +265,28 @@ def test_mconv_refuses_wrong_arguments(arguments, code, told, dense, tmp_path, c
         ((), 2, "--type"),
     ],
 )
-def test_mquant_refuses_wrong_arguments(arguments, code, told, dense, tmp_path, command, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_mquant_refuses_wrong_arguments(
+    arguments: list[Any],
+    code: int,
+    told: str,
+    dense: Path,
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert_refused(command(mquant, dense, *arguments), code, told)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_quantized_source_needs_leave(dense: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
+def test_a_quantized_source_needs_leave(dense: Path, tmp_path: Path, command: Command) -> None:
     assert command(mquant, dense, "--type", "Q8_0", "--output", tmp_path / "q8.gguf").code == 0
     arguments = (tmp_path / "q8.gguf", "--type", "Q4_0", "--output", tmp_path / "q4.gguf")
     assert_refused(command(mquant, *arguments), 3, "Q8_0 already")
     assert command(mquant, *arguments, "--allow-requantize").code == 0
 
 
-def test_a_file_beside_what_is_read_can_be_written_again(copy: Path, command) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_beside_what_is_read_can_be_written_again(copy: Path, command: Command) -> None:
     output = copy / "model.gguf"
     output.with_name("model.gguf.partial").write_bytes(b"left by a run that was killed")
     for _ in range(2):
@@ -277,8 +295,8 @@ def test_a_file_beside_what_is_read_can_be_written_again(copy: Path, command) ->
 
 @pytest.mark.parametrize("name", ["hf-to-gguf", "hf-to-megatron"])
 @pytest.mark.parametrize("output", [".", "", "/"])
-def test_an_output_without_a_name_is_refused(  # type: ignore[no-untyped-def]
-    output: str, name: str, dense: Path, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_output_without_a_name_is_refused(
+    output: str, name: str, dense: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("x")
     monkeypatch.chdir(tmp_path)
@@ -288,7 +306,7 @@ def test_an_output_without_a_name_is_refused(  # type: ignore[no-untyped-def]
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_is_read_is_never_overwritten(copy: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_read_is_never_overwritten(copy: Path, tmp_path: Path, command: Command) -> None:
     weights = first_shard(copy)
     before = weights.read_bytes()
     assert_refused(command(mconv, "hf-to-gguf", copy, weights, "--overwrite"), 2, "would overwrite what is read")
@@ -303,7 +321,9 @@ def test_what_is_read_is_never_overwritten(copy: Path, tmp_path: Path, command) 
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
-def test_what_stands_where_the_file_grows_is_left_alone(kind: str, dense: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
+def test_what_stands_where_the_file_grows_is_left_alone(
+    kind: str, dense: Path, tmp_path: Path, command: Command
+) -> None:
     precious = tmp_path / "precious.txt"
     precious.write_text("mine")
     partial = tmp_path / "a.gguf.partial"
@@ -313,8 +333,8 @@ def test_what_stands_where_the_file_grows_is_left_alone(kind: str, dense: Path, 
     assert partial.is_symlink() or partial.is_fifo() or partial.is_dir()
 
 
-def test_an_interrupt_between_two_steps_leaves_nothing(  # type: ignore[no-untyped-def]
-    dense: Path, tmp_path: Path, command, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupt_between_two_steps_leaves_nothing(
+    dense: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> bool:
         raise KeyboardInterrupt
@@ -324,7 +344,7 @@ def test_an_interrupt_between_two_steps_leaves_nothing(  # type: ignore[no-untyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_device_is_no_output(dense: Path, command) -> None:  # type: ignore[no-untyped-def]
+def test_a_device_is_no_output(dense: Path, command: Command) -> None:
     assert_refused(command(mconv, "hf-to-gguf", dense, "/dev/null", "--overwrite"), 4, "is not a regular file")
 
 
@@ -332,13 +352,13 @@ def test_a_device_is_no_output(dense: Path, command) -> None:  # type: ignore[no
     ("step", "place"), [("hf-to-gguf", "loop"), ("hf-to-gguf", "loop/a.gguf"), ("hf-to-megatron", "loop/a")]
 )
 def test_an_output_behind_a_link_to_itself_is_named(
-    dense: Path, tmp_path: Path, command: Callable, step: str, place: str
+    dense: Path, tmp_path: Path, command: Command, step: str, place: str
 ) -> None:
     (tmp_path / "loop").symlink_to("loop")
     assert_refused(command(mconv, step, dense, tmp_path / place), 4, f"{tmp_path / place}: a loop of symbolic links")
 
 
-def test_a_second_run_with_the_same_output_is_refused(dense: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
+def test_a_second_run_with_the_same_output_is_refused(dense: Path, tmp_path: Path, command: Command) -> None:
     with (tmp_path / "a.gguf.partial").open("wb") as other:
         other.write(b"half a model")
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -354,7 +374,7 @@ def test_a_second_run_with_the_same_output_is_refused(dense: Path, tmp_path: Pat
     ["---" + " \n" * 100_000, "---\ndate: 2024-13-45\nlicense: mit\n---\n", "---\n" + "[" * 5000 + "\n---\n", "\0\0"],
     ids=["endless", "a date that is none", "deep", "binary"],
 )
-def test_a_strange_card_does_no_harm(card: str, copy: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
+def test_a_strange_card_does_no_harm(card: str, copy: Path, tmp_path: Path, command: Command) -> None:
     (copy / "README.md").write_text(card)
     assert command(mconv, "hf-to-gguf", copy, tmp_path / "a.gguf").code == 0
 
@@ -374,7 +394,7 @@ def test_closed_streams_do_no_harm(dense: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.gguf").stat().st_size > 1_000_000
 
 
-def test_no_room_is_said_before_anything_is_written(copy: Path, tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
+def test_no_room_is_said_before_anything_is_written(copy: Path, tmp_path: Path, command: Command) -> None:
     """A model of terabytes, as holes in a file: sizes are real, the bytes are not there."""
     length, hidden = 1 << 30, 256
     names = [f"model.layers.{layer}.mlp.{part}_proj.weight" for layer in range(8) for part in ("gate", "up", "down")]
@@ -429,7 +449,8 @@ def test_an_interrupt_leaves_nothing(module: str, number: int, tmp_path: Path) -
         "convert.cli.main": ["hf-to-gguf", source, out / "a.gguf", "--outtype", "q8_0"],
         "quantize.cli": [source, "--type", "IQ4_XS", "--type", "Q4_K_M", "--output-dir", out],
     }[module]
-    process = subprocess.Popen([sys.executable, "-m", f"mconv.{module}", *arguments], stderr=subprocess.PIPE, text=True)
+    program = [sys.executable, "-m", f"mconv.{module}", *map(str, arguments)]
+    process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
     while not list(out.glob("*.partial")):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def test_a_regular_file_is_read_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [read_whole, read_text, read_object, lambda path: read_toml(path, HINT)])
-def test_what_may_never_begin_or_never_end_is_refused(read, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_what_may_never_begin_or_never_end_is_refused(read: Any, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/zero"), tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from mconv.convert.cli.main import cli as mconv
 from mconv.quantize.cli import cli as mquant
@@ -82,7 +83,7 @@ def test_every_command_has_a_section_or_is_the_page(name: str) -> None:
 
 
 @cache
-def tokens(path: Path):  # type: ignore[no-untyped-def]
+def tokens(path: Path) -> list[Token]:
     """A page, parsed as GitHub parses it."""
     return MarkdownIt("commonmark").enable("table").parse(path.read_text(encoding="utf-8"))
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
+from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -24,19 +27,17 @@ def processor() -> sentencepiece.SentencePieceProcessor:
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer() -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(MODEL)
 
 
 @pytest.fixture(scope="module")
-def stories():
+def stories() -> Iterator[Any]:
     sys.path.insert(0, str(EXAMPLES))
     try:
-        import stories
-
-        yield stories
+        yield importlib.import_module("stories")
     finally:
         sys.path.remove(str(EXAMPLES))
 
@@ -61,14 +62,14 @@ def test_bundled_files_fit_in_sixteen_megabytes() -> None:
 
 
 def test_transformers_and_sentencepiece_give_the_same_ids(
-    tokenizer, processor: sentencepiece.SentencePieceProcessor
+    tokenizer: Any, processor: sentencepiece.SentencePieceProcessor
 ) -> None:
     for text in (*EVALUATION.read_text(encoding="utf-8").split("\n\n")[:200], "x  y\t\u00e9\u4e2d", "12 + 7 = 19"):
         assert tokenizer(text)["input_ids"] == [processor.bos_id(), *processor.encode(text)]
 
 
 def test_chat_template_uses_one_id_for_each_control_symbol(
-    tokenizer, processor: sentencepiece.SentencePieceProcessor
+    tokenizer: Any, processor: sentencepiece.SentencePieceProcessor
 ) -> None:
     talk = [{"role": "user", "content": "What is 1 + 2?"}, {"role": "assistant", "content": "1 + 2 = 3"}]
     expected = [
@@ -84,7 +85,9 @@ def test_chat_template_uses_one_id_for_each_control_symbol(
     assert processor.is_control(processor.piece_to_id("[/INST]"))
 
 
-def test_evaluation_text_is_held_out_and_long_enough(stories, processor: sentencepiece.SentencePieceProcessor) -> None:
+def test_evaluation_text_is_held_out_and_long_enough(
+    stories: Any, processor: sentencepiece.SentencePieceProcessor
+) -> None:
     text = EVALUATION.read_text(encoding="utf-8")
     held_out = text.removesuffix("\n").split("\n\n")
     assert all(stories.is_held_out(t) for t in held_out)

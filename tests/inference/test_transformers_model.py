@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +17,13 @@ from mconv.convert.cli.main import cli
 from mconv.convert.errors import MappingError, MconvError, SourceError, UsageError
 from mconv.convert.layouts import open_checkpoint
 from mconv.inference import streamed_model, streamed_weights, transformers_model
+from mconv.inference.language_model import LanguageModel
 from mconv.inference.open_model import open_model
 from mconv.inference.schedule import Schedule, first_scored
 from mconv.inference.transformers_model import TransformersModel
 
 from support import checkpoints
-from support.command_line import Result
+from support.command_line import Command
 
 CHUNKS, LENGTH = 3, 80
 SMALL = {**checkpoints.SHAPE, "hidden_size": 128, "intermediate_size": 192, "head_dim": 32, "num_hidden_layers": 2}
@@ -32,7 +33,7 @@ def load(folder: Path) -> TransformersModel:
     return TransformersModel(open_checkpoint(folder), threads=1)
 
 
-def scored(model: TransformersModel, chunks: np.ndarray) -> np.ndarray:
+def scored(model: LanguageModel, chunks: np.ndarray) -> np.ndarray:
     """Logits of the scored positions, float32[chunks, positions, vocabulary]."""
     first = first_scored(chunks.shape[1])
     logits = np.full((len(chunks), chunks.shape[1] - 1 - first, model.vocab_size), np.nan, np.float32)
@@ -122,9 +123,14 @@ def test_what_has_no_room_is_read_again_and_changes_nothing(
     with load(folder) as model:
         chunks = draw(model.vocab_size)
         resident = scored(model, chunks)
-    read = []
+    read: list[str] = []
     take = streamed_weights._read_into
-    monkeypatch.setattr(streamed_weights, "_read_into", lambda *rest: (read.append(rest[1].name), take(*rest)))
+
+    def watched(*rest: Any) -> None:
+        read.append(rest[1].name)
+        take(*rest)
+
+    monkeypatch.setattr(streamed_weights, "_read_into", watched)
     monkeypatch.setattr(streamed_weights, "available_memory", lambda: 0)
     with load(folder) as model:
         np.testing.assert_array_equal(scored(model, chunks), resident)
@@ -157,21 +163,19 @@ def test_only_what_fits_is_kept(dense: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("name", ["dense", "experts"])
 def test_a_megatron_folder_is_the_same_model(
-    request: pytest.FixtureRequest, name: str, command: Callable[..., Result], tmp_path: Path
+    request: pytest.FixtureRequest, name: str, command: Command, tmp_path: Path
 ) -> None:
     folder = request.getfixturevalue(name)
     assert command(cli, "hf-to-megatron", folder, tmp_path / "megatron").code == 0
     with load(folder) as model:
         chunks = draw(model.vocab_size)
         expected = scored(model, chunks)
-    with open_model(tmp_path / "megatron", 1, folder) as model:
-        np.testing.assert_array_equal(scored(model, chunks), expected)
-        assert (model.vocabulary.adds_bos, model.vocabulary.bos) == (True, 1)
+    with open_model(tmp_path / "megatron", 1, folder) as converted:
+        np.testing.assert_array_equal(scored(converted, chunks), expected)
+        assert (converted.vocabulary.adds_bos, converted.vocabulary.bos) == (True, 1)
 
 
-def test_tokens_are_those_of_the_conversion(
-    ministral3: Path, dense: Path, command: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_tokens_are_those_of_the_conversion(ministral3: Path, dense: Path, command: Command, tmp_path: Path) -> None:
     text = "def f(x): return x + 1  # caf\u00e9 <s>[INST]\n\n  \u4f60\u597d"
     for folder in (dense, ministral3):
         artifact = tmp_path / f"{folder.name}.gguf"
@@ -190,6 +194,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from mconv.inference import streamed_weights
+from mconv.inference.language_model import LanguageModel
 from mconv.inference.open_model import open_model
 from mconv.inference.schedule import Schedule
 
@@ -211,11 +216,12 @@ with open_model(Path(sys.argv[1]), 1) as model:
 def test_memory_is_that_of_a_layer(tmp_path: Path) -> None:
     """Eight layers of 24 MB in float32: read one at a time they take little more than one of them."""
     shape = {**checkpoints.SHAPE, "hidden_size": 512, "intermediate_size": 3584, "num_hidden_layers": 8}
+    shape["vocab_size"] = checkpoints.LARGE
     folder = checkpoints.mistral(tmp_path / "model", **shape)
     layer = 4 * (2 * 512 * 512 + 2 * 512 * 128 + 3 * 512 * 3584)
 
     def peak(memory: int) -> int:
-        command = [sys.executable, "-c", MEASURE, folder, str(memory)]
+        command = [sys.executable, "-c", MEASURE, str(folder), str(memory)]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     whole, streamed = peak(8 << 30), peak(0)

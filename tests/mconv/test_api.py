@@ -6,7 +6,9 @@ import doctest
 import multiprocessing
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -31,7 +33,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("module", [api, errors, layouts, reporting], ids=lambda module: module.__name__)
-def test_the_examples_of_docstrings_run(module, names: dict[str, object]) -> None:
+def test_the_examples_of_docstrings_run(module: ModuleType, names: dict[str, object]) -> None:
     assert failures(doctest.testmod(module, extraglobs=names)) == 0
 
 
@@ -86,7 +88,7 @@ def test_a_gate_that_fails_is_a_result(tmp_path: Path) -> None:
         (lambda: mconv.validate("a", "b", checks=["all"]), mconv.errors.UsageError, "'all' is not a check"),
     ],
 )
-def test_what_is_wrong_is_one_of_our_errors(act, kind: type[Exception], message: str) -> None:
+def test_what_is_wrong_is_one_of_our_errors(act: Callable[[], object], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         act()
 

@@ -156,8 +156,8 @@ ONE_COUNT = {NAME: COUNTS[NAME]}
         ({"chunks": None}, "imatrix.chunk_count is not a 32-bit number"),
     ],
 )
-def test_a_broken_gguf_form_is_an_error(tmp_path: Path, arguments: dict[str, object], message: str) -> None:
-    path = write_gguf_form(tmp_path / "imatrix.gguf", **arguments)  # type: ignore[arg-type]
+def test_a_broken_gguf_form_is_an_error(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    path = write_gguf_form(tmp_path / "imatrix.gguf", **arguments)
     with pytest.raises(FormatError) as caught:
         read_imatrix(path)
     assert caught.value.what.startswith("imatrix.gguf: ")

@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -267,7 +268,7 @@ def expected_output(hits: int) -> str:
     import hashlib
 
     rows = np.linspace(-3, 5, 4096, dtype=np.float32).reshape(4, 1024)
-    return f"['Q8_0'] {hashlib.sha256(reference('Q8_0', rows)).hexdigest()} {hits}"
+    return f"['Q8_0'] {hashlib.sha256(reference('Q8_0', rows).tobytes()).hexdigest()} {hits}"
 
 
 def test_the_second_process_finds_the_compiled_kernel(tmp_path: Path) -> None:
@@ -302,7 +303,7 @@ def test_no_flag_lets_the_compiler_reorder_or_fuse() -> None:
     """What makes the bytes the same on every machine: each operation stays the IEEE operation that was written."""
     from mconv.quantize.kernels import iq4_nl, jit
 
-    dispatcher = jit._compiled(jit._njit(**jit._OPTIONS)(iq4_nl.kernel))
+    dispatcher: Any = jit._compiled(jit._njit(**jit._OPTIONS)(iq4_nl.kernel))
     code = dispatcher.inspect_llvm(dispatcher.signatures[0])
     operations = re.findall(r"= (f(?:add|sub|mul|div|neg|cmp) .*)", code)
     assert any(operation.startswith("fmul <") for operation in operations)

@@ -37,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_bytes_are_the_same(made: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mconv.quantize.cli", TINY_MISTRAL, "--output-dir", tmp_path]
+    command = [sys.executable, "-m", "mconv.quantize.cli", str(TINY_MISTRAL), "--output-dir", str(tmp_path)]
     command += [word for name in FILE_TYPES for word in ("--type", name)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     for path in tmp_path.iterdir():

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from mconv.release.signing import sign
 from mconv.release.small_files import make_small_files
 from mconv.release.weights import plan_types
 
+from support.command_line import Command
 from support.releases import MODEL, published, write_recipe
 
 NAME = "tiny-mistral-GGUF"
@@ -319,7 +319,7 @@ class TestSigning:
     """Signatures of the OpenSSF Model Signing specification."""
 
     def test_without_the_package_it_is_said_at_once(
-        self, tmp_path: Path, command: Callable, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "model_signing", None)
         recipe = write_recipe(tmp_path / "r.toml")
@@ -331,7 +331,6 @@ class TestSigning:
         assert not list(tmp_path.glob("*/*.gguf"))
 
     def test_the_signature_verifies_and_a_change_breaks_it(self, released: Path, tmp_path: Path) -> None:
-        pytest.importorskip("model_signing")
         folder = Path(shutil.copytree(released.parent / NAME, tmp_path / NAME))
         for words in (
             "ecparam -name prime256v1 -genkey -noout -out key.pem",

@@ -230,7 +230,7 @@ class TestADamagedState:
             read_ledger(folder)
 
     @pytest.mark.parametrize("make", [Path.touch, os.mkfifo, lambda path: path.symlink_to(path.name)])
-    def test_a_folder_that_is_not_one(self, folder: Path, make) -> None:  # type: ignore[no-untyped-def]
+    def test_a_folder_that_is_not_one(self: Any, folder: Path, make: Any) -> None:
         folder.parent.mkdir()
         make(folder)
         for look in (lambda: read_ledger(folder), lambda: open_ledger(folder).__enter__()):

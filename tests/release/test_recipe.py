@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from mconv.release.cli import cli
 from mconv.release.recipe import Recipe, load_recipe, portable_text
 from mconv.release.recipe_draft import _toml
 
+from support.command_line import Command
 from support.releases import MODEL, TEXT, write_recipe
 
 
@@ -51,7 +51,7 @@ from support.releases import MODEL, TEXT, write_recipe
         ({"prompts": [1]}, "prompts.0 is 1", "docs/reference/mrelease.md"),
     ],
 )
-def test_a_mistake_is_named(command: Callable, tmp_path: Path, members: dict[str, Any], what: str, hint: str) -> None:
+def test_a_mistake_is_named(command: Command, tmp_path: Path, members: dict[str, Any], what: str, hint: str) -> None:
     ended = command(cli, "plan", write_recipe(tmp_path / "r.toml", **members))
     assert ended.code == 2
     first, second = ended.err.splitlines()
@@ -59,7 +59,7 @@ def test_a_mistake_is_named(command: Callable, tmp_path: Path, members: dict[str
     assert second.startswith("hint: ") and hint in second
 
 
-def test_an_unknown_member_of_a_table_is_named(command: Callable, tmp_path: Path) -> None:
+def test_an_unknown_member_of_a_table_is_named(command: Command, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "r.toml")
     recipe.write_text(recipe.read_text() + '[sign]\nprivat_key = "key.pem"\n')
     ended = command(cli, "plan", recipe)
@@ -69,7 +69,7 @@ def test_an_unknown_member_of_a_table_is_named(command: Callable, tmp_path: Path
 
 
 @pytest.mark.parametrize("text", ["types = [", "\x00", b"\xff".decode("latin-1")])
-def test_what_is_not_toml_is_refused(command: Callable, tmp_path: Path, text: str) -> None:
+def test_what_is_not_toml_is_refused(command: Command, tmp_path: Path, text: str) -> None:
     path = tmp_path / "r.toml"
     path.write_text(text, encoding="latin-1")
     ended = command(cli, "plan", path)
@@ -87,7 +87,7 @@ def test_what_is_not_toml_is_refused(command: Callable, tmp_path: Path, text: st
     ids=["lists", "a dotted key", "length"],
 )
 def test_recipes_and_gates_have_bounded_depth_and_length(
-    command: Callable, tmp_path: Path, text: str, what: str
+    command: Command, tmp_path: Path, text: str, what: str
 ) -> None:
     (tmp_path / "r.toml").write_text(text)
     ended = command(cli, "plan", tmp_path / "r.toml")
@@ -103,7 +103,7 @@ def test_recipes_and_gates_have_bounded_depth_and_length(
     )
 
 
-def test_a_number_of_too_many_digits_is_not_toml(command: Callable, tmp_path: Path) -> None:
+def test_a_number_of_too_many_digits_is_not_toml(command: Command, tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(f"ctx = {'1' * 5000}")
     ended = command(cli, "plan", tmp_path / "r.toml")
     assert (ended.code, ended.err.count("\n")) == (2, 2)
@@ -111,21 +111,21 @@ def test_a_number_of_too_many_digits_is_not_toml(command: Callable, tmp_path: Pa
 
 
 @pytest.mark.parametrize("step", ["plan", "build", "check", "publish"])
-def test_a_recipe_that_is_a_pipe_is_not_waited_for(command: Callable, tmp_path: Path, step: str) -> None:
+def test_a_recipe_that_is_a_pipe_is_not_waited_for(command: Command, tmp_path: Path, step: str) -> None:
     os.mkfifo(tmp_path / "r.toml")
     ended = command(cli, step, tmp_path / "r.toml")
     assert (ended.code, ended.err.splitlines()[0]) == (3, f"error: {tmp_path / 'r.toml'} is not a regular file")
 
 
 @pytest.mark.parametrize("member", ["gates", "imatrix", "licence_file", "texts"])
-def test_what_a_recipe_names_is_not_a_pipe(command: Callable, tmp_path: Path, member: str) -> None:
+def test_what_a_recipe_names_is_not_a_pipe(command: Command, tmp_path: Path, member: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     value = ["pipe"] if member == "texts" else "pipe"
     ended = command(cli, "plan", write_recipe(tmp_path / "r.toml", **{member: value}))
     assert (ended.code, ended.err.splitlines()[0]) == (3, f"error: {member}: {tmp_path / 'pipe'} is not a file")
 
 
-def test_a_folder_that_is_a_link_to_itself_is_named(command: Callable, tmp_path: Path) -> None:
+def test_a_folder_that_is_a_link_to_itself_is_named(command: Command, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "r.toml")
     (tmp_path / "loop").symlink_to("loop")
     for step in (("plan",), ("build", "--dry-run"), ("build",), ("check",), ("run",)):
@@ -141,7 +141,7 @@ def test_a_folder_that_is_a_link_to_itself_is_named(command: Callable, tmp_path:
         )
 
 
-def test_a_recipe_that_is_not_there(command: Callable, tmp_path: Path) -> None:
+def test_a_recipe_that_is_not_there(command: Command, tmp_path: Path) -> None:
     ended = command(cli, "plan", tmp_path / "r.toml")
     assert ended.code == 4
     assert "r.toml" in ended.err
@@ -159,7 +159,7 @@ def test_a_recipe_that_is_not_there(command: Callable, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_not_there_is_said_before_anything_is_built(
-    command: Callable, tmp_path: Path, members: dict[str, Any], code: int, what: str
+    command: Command, tmp_path: Path, members: dict[str, Any], code: int, what: str
 ) -> None:
     (tmp_path / "gates.toml").write_text("[every]\nkl_men = 1\n")
     ended = command(cli, "build", write_recipe(tmp_path / "r.toml", **members))
@@ -168,7 +168,7 @@ def test_what_is_not_there_is_said_before_anything_is_built(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gates.toml", "r.toml"]
 
 
-def test_a_folder_is_not_a_recipe(command: Callable, tmp_path: Path) -> None:
+def test_a_folder_is_not_a_recipe(command: Command, tmp_path: Path) -> None:
     ended = command(cli, "plan", tmp_path)
     assert (ended.code, "is a folder, not a recipe" in ended.err) == (2, True)
 
@@ -207,14 +207,14 @@ def test_no_folder_of_ours_is_published(tmp_path: Path) -> None:
     ],
 )
 def test_a_source_is_there_or_pinned(
-    command: Callable, tmp_path: Path, source: str, code: int, what: str, hint: str
+    command: Command, tmp_path: Path, source: str, code: int, what: str, hint: str
 ) -> None:
     ended = command(cli, "plan", write_recipe(tmp_path / "r.toml", source=source))
     assert ended.code == code
     assert what in ended.err and hint in ended.err
 
 
-def test_init_writes_a_recipe_that_loads(command: Callable, tmp_path: Path) -> None:
+def test_init_writes_a_recipe_that_loads(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "deep/r.toml"
     path.parent.mkdir()
     assert command(cli, "init", MODEL, path, "--text", TEXT).code == 0
@@ -235,7 +235,7 @@ def test_init_writes_a_recipe_that_loads(command: Callable, tmp_path: Path) -> N
     assert command(cli, "plan", path).code == 0
 
 
-def test_init_without_texts_asks_for_them(command: Callable, tmp_path: Path) -> None:
+def test_init_without_texts_asks_for_them(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     drafted = command(cli, "init", MODEL, path)
     assert (drafted.code, "its texts are empty" in drafted.err) == (0, True)
@@ -243,7 +243,7 @@ def test_init_without_texts_asks_for_them(command: Callable, tmp_path: Path) -> 
     assert (ended.code, "texts is []" in ended.err) == (2, True)
 
 
-def test_init_overwrites_nothing(command: Callable, tmp_path: Path) -> None:
+def test_init_overwrites_nothing(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_text("mine")
     ended = command(cli, "init", MODEL, path)
@@ -263,7 +263,7 @@ def test_values_come_back_from_toml(value: Any) -> None:
     assert tomllib.loads(f"x = {_toml(value)}")["x"] == value
 
 
-def test_a_name_that_nobody_vouches_for_becomes_a_file_name(command: Callable, tmp_path: Path) -> None:
+def test_a_name_that_nobody_vouches_for_becomes_a_file_name(command: Command, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for file in MODEL.iterdir():

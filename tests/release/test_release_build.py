@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from mconv.release.inputs import open_inputs
 from mconv.release.project import open_project
 from mconv.release.publish.readiness import unaccepted_gates
 
+from support.command_line import Command
 from support.gguf_compare import assert_same_tensors
 from support.gguf_imatrix import write_gguf_imatrix
 from support.hub.client import Client
@@ -86,7 +87,7 @@ def test_what_is_killed_anywhere_goes_on_to_the_same_bytes(released: Path, tmp_p
     assert not list((tmp_path / NAME).glob("*.partial"))
 
 
-def test_what_is_done_is_not_done_again(released: Path, tmp_path: Path, command: Callable) -> None:
+def test_what_is_done_is_not_done_again(released: Path, tmp_path: Path, command: Command) -> None:
     recipe = copy_release(released, tmp_path / "copy")
     before = inodes(recipe.parent / NAME)
     for step in ("build", "check"):
@@ -101,7 +102,7 @@ def test_what_is_done_is_not_done_again(released: Path, tmp_path: Path, command:
     assert (plan["needed"], plan["build_seconds"], plan["check_seconds"]) == (0, 0, 0)
 
 
-def test_the_plan_is_exact_and_writes_nothing(released: Path, tmp_path: Path, command: Callable) -> None:
+def test_the_plan_is_exact_and_writes_nothing(released: Path, tmp_path: Path, command: Command) -> None:
     recipe = shutil.copy(released, tmp_path / "recipe.toml")
     for words in (("plan",), ("build", "--dry-run"), ("run", "--dry-run")):
         plan = command(cli, words[0], recipe, *words[1:], "--json").json
@@ -120,7 +121,7 @@ def test_the_plan_is_exact_and_writes_nothing(released: Path, tmp_path: Path, co
 class TestAChangedRecipe:
     """It redoes what depends on it, and nothing else."""
 
-    def test_another_recommendation(self, released: Path, tmp_path: Path, command: Callable) -> None:
+    def test_another_recommendation(self, released: Path, tmp_path: Path, command: Command) -> None:
         recipe = copy_release(released, tmp_path / "copy")
         folder = recipe.parent / NAME
         before = inodes(folder)
@@ -136,7 +137,7 @@ class TestAChangedRecipe:
             assert before[name] == after[name], name
         assert "Q8_0" in (folder / "Modelfile").read_text()
 
-    def test_other_gates(self, released: Path, tmp_path: Path, command: Callable) -> None:
+    def test_other_gates(self, released: Path, tmp_path: Path, command: Command) -> None:
         recipe = copy_release(released, tmp_path / "copy")
         folder = recipe.parent / NAME
         before = inodes(folder)
@@ -170,7 +171,7 @@ class TestAChangedRecipe:
         (folder / "provenance.json").write_text(statement.replace("tiny-mistral-Q8_0.gguf: kl_mean", "kl_mean"))
         assert [gate["file"] for gate in unaccepted_gates(folder)] == ["tiny-mistral-Q8_0.gguf"]
 
-    def test_one_type_less_and_one_more(self, released: Path, tmp_path: Path, command: Callable) -> None:
+    def test_one_type_less_and_one_more(self, released: Path, tmp_path: Path, command: Command) -> None:
         recipe = copy_release(released, tmp_path / "copy")
         folder = recipe.parent / NAME
         before = inodes(folder)
@@ -192,7 +193,7 @@ class TestAChangedRecipe:
         ]
 
 
-def test_a_file_with_another_sum_is_never_used(released: Path, tmp_path: Path, command: Callable) -> None:
+def test_a_file_with_another_sum_is_never_used(released: Path, tmp_path: Path, command: Command) -> None:
     recipe = copy_release(released, tmp_path / "copy")
     folder = recipe.parent / NAME
     path = folder / "tiny-mistral-Q8_0.gguf"
@@ -209,7 +210,7 @@ def test_a_file_with_another_sum_is_never_used(released: Path, tmp_path: Path, c
 
 
 @pytest.mark.parametrize("name", ["tiny-mistral-Q8_0.gguf", "recipe.toml", "README.md", "SHA256SUMS"])
-def test_what_is_not_ours_is_left_alone(tmp_path: Path, command: Callable, name: str) -> None:
+def test_what_is_not_ours_is_left_alone(tmp_path: Path, command: Command, name: str) -> None:
     recipe = write_recipe(tmp_path / "r.toml")
     (tmp_path / NAME).mkdir()
     (tmp_path / NAME / name).write_text("mine")
@@ -223,7 +224,7 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path, command: Callable, name:
 @pytest.mark.parametrize(
     "state", ["{", "[]", '{"schema_version": 9}', '{"schema_version": 1, "steps": {"x": 1}, "sums": {}}']
 )
-def test_a_damaged_state_is_refused(tmp_path: Path, command: Callable, state: str) -> None:
+def test_a_damaged_state_is_refused(tmp_path: Path, command: Command, state: str) -> None:
     recipe = write_recipe(tmp_path / "r.toml")
     (tmp_path / NAME).mkdir()
     (tmp_path / NAME / "build-state.json").write_text(state)
@@ -232,7 +233,7 @@ def test_a_damaged_state_is_refused(tmp_path: Path, command: Callable, state: st
     assert "build-state.json is not what this version writes" in ended.err
 
 
-def test_a_release_needs_a_folder(tmp_path: Path, command: Callable) -> None:
+def test_a_release_needs_a_folder(tmp_path: Path, command: Command) -> None:
     recipe = write_recipe(tmp_path / "r.toml")
     (tmp_path / NAME).touch()
     for step in ("plan", "build"):
@@ -240,13 +241,13 @@ def test_a_release_needs_a_folder(tmp_path: Path, command: Callable) -> None:
         assert (ended.code, f"{NAME} is not a folder" in ended.err) == (4, True)
 
 
-def test_where_it_goes_is_asked_before_it_is_built(tmp_path: Path, command: Callable) -> None:
+def test_where_it_goes_is_asked_before_it_is_built(tmp_path: Path, command: Command) -> None:
     ended = command(cli, "run", write_recipe(tmp_path / "r.toml", repository=None))
     assert (ended.code, "names no repository" in ended.err) == (2, True)
     assert not list((tmp_path / NAME).glob("*.gguf"))
 
 
-def test_a_state_cannot_have_files_elsewhere_removed(tmp_path: Path, command: Callable) -> None:
+def test_a_state_cannot_have_files_elsewhere_removed(tmp_path: Path, command: Command) -> None:
     recipe = write_recipe(tmp_path / "r.toml")
     (tmp_path / NAME).mkdir()
     steps = {"old": {"state": "done", "inputs": "0", "outputs": {"../r.toml": None}}}
@@ -256,7 +257,7 @@ def test_a_state_cannot_have_files_elsewhere_removed(tmp_path: Path, command: Ca
     assert recipe.exists()
 
 
-def test_two_builds_at_once(released: Path, tmp_path: Path, command: Callable) -> None:
+def test_two_builds_at_once(released: Path, tmp_path: Path, command: Command) -> None:
     import fcntl
 
     recipe = copy_release(released, tmp_path / "copy")
@@ -267,13 +268,13 @@ def test_two_builds_at_once(released: Path, tmp_path: Path, command: Callable) -
     assert (ended.code, "another run" in ended.err) == (4, True)
 
 
-def test_what_is_not_built_is_not_checked(tmp_path: Path, command: Callable) -> None:
+def test_what_is_not_built_is_not_checked(tmp_path: Path, command: Command) -> None:
     ended = command(cli, "check", write_recipe(tmp_path / "r.toml"))
     assert ended.code == 2
     assert "not built" in ended.err and "mrelease build" in ended.err
 
 
-def test_large_files_are_split(released: Path, tmp_path: Path, command: Callable) -> None:
+def test_large_files_are_split(released: Path, tmp_path: Path, command: Command) -> None:
     recipe = write_recipe(tmp_path / "r.toml", split_above="3MB", types=["Q4_K_M"])
     ended = command(cli, "build", recipe)
     assert ended.code == 0, ended.err
@@ -298,7 +299,7 @@ def test_large_files_are_split(released: Path, tmp_path: Path, command: Callable
     ],
 )
 def test_other_layouts(
-    released: Path, tmp_path: Path, command: Callable, layout: str, name: str, files: set[str]
+    released: Path, tmp_path: Path, command: Command, layout: str, name: str, files: set[str]
 ) -> None:
     assert command(mconv, f"hf-to-{layout}", MODEL, tmp_path / name).code == 0
     recipe = write_recipe(tmp_path / "r.toml", source=name, types=["Q8_0"])
@@ -310,7 +311,7 @@ def test_other_layouts(
     assert all((tmp_path / name).resolve() in (path, *path.parents) for path in found.values())
 
 
-def test_an_importance_matrix_goes_along(tmp_path: Path, command: Callable) -> None:
+def test_an_importance_matrix_goes_along(tmp_path: Path, command: Command) -> None:
     names = [f"blk.{layer}.ffn_down.weight" for layer in range(8)]
     sums = {name: np.linspace(1, 900, 512, dtype=np.float32)[None] for name in names}
     write_gguf_imatrix(tmp_path / "matrix.gguf", sums, {name: np.array([[512]], np.float32) for name in names})

@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mconv.convert.model.metadata import ValueType
-from mconv.convert.tokenizer import Vocabulary
+from mconv.convert.containers.gguf import read_gguf
+from mconv.convert.model.metadata import Metadata, ValueType
+from mconv.convert.tokenizer import Vocabulary, read_vocabulary
+
+from support.golden import Golden, describe_value, restore_value
 
 # One line: a text. Escapes keep this file ASCII.
 TEXTS = [
@@ -75,18 +78,28 @@ def tekken_folder(folder: Path, version: str, special: tuple[str, ...] = (), **c
 
     From v11 on the special tokens are listed in the file: the 20 of before and `special`.
     """
+    from mistral_common.tokens.tokenizers.base import SpecialTokens
     from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
     write_config(folder, 131072)
     content = json.loads(packaged("tekken_240911.json").read_text(encoding="utf-8"))
     content["config"]["version"] = version
     if special:
-        known = [str(token["token_str"].value) for token in Tekkenizer.DEPRECATED_SPECIAL_TOKENS]
+        known = [str(SpecialTokens(token["token_str"]).value) for token in Tekkenizer.DEPRECATED_SPECIAL_TOKENS]
         content["special_tokens"] = [
             {"rank": rank, "token_str": text, "is_control": True} for rank, text in enumerate((*known, *special))
         ]
     content.update(changes)
     (folder / "tekken.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def tekken_json_folder(folder: Path, tekken: Path, vocab_size: int) -> Path:
+    """A folder whose tokenizer.json is what transformers makes of a tekken.json."""
+    from transformers.integrations.mistral import convert_tekken_tokenizer
+
+    write_config(folder, vocab_size)
+    convert_tekken_tokenizer(str(tekken)).save_pretrained(folder)
     return folder
 
 
@@ -166,16 +179,21 @@ def trained_folder(folder: Path, pattern: str, **config: Any) -> Path:
 
 def write_vocabulary(path: Path, vocabulary: Vocabulary) -> Path:
     """A GGUF file with a vocabulary and no weights."""
+    return write_metadata(path, vocabulary.metadata())
+
+
+def write_metadata(path: Path, metadata: Metadata) -> Path:
+    """The same from the metadata of a vocabulary."""
     import gguf
 
     writer = gguf.GGUFWriter(path, "llama")
-    for key, value in vocabulary.metadata().items():
+    for key, value in metadata.items():
         if value.type is ValueType.ARRAY:
             assert value.item_type is not None
             writer.add_key_value(key, value.content, gguf.GGUFValueType.ARRAY, gguf.GGUFValueType(value.item_type))
         else:
             writer.add_key_value(key, value.content, gguf.GGUFValueType(value.type))
-    writer.add_vocab_size(len(vocabulary.tokens))
+    writer.add_vocab_size(len(metadata["tokenizer.ggml.tokens"].content))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
@@ -212,16 +230,32 @@ class Loaded:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def converter_metadata(folder: Path, out: Path) -> dict[str, tuple[list[str], Any]]:
-    """Type names and content of the `tokenizer.*` keys that llama.cpp's converter writes for a folder."""
-    import gguf
-
+def converter_metadata(folder: Path, out: Path) -> Metadata:
+    """The `tokenizer.*` keys that llama.cpp's converter writes for a folder, in its order."""
     script = Path(os.environ["MCONV_LLAMA_CPP"]) / "convert_hf_to_gguf.py"
     command = [sys.executable, str(script), "--vocab-only", "--outfile", str(out), str(folder)]
     subprocess.run(command, check=True, capture_output=True)
-    fields = gguf.GGUFReader(out).fields.items()
-    return {
-        key: ([kind.name for kind in field.types], field.contents())
-        for key, field in fields
-        if key.startswith("tokenizer.")
-    }
+    return {key: value for key, value in read_gguf(out).metadata.items() if key.startswith("tokenizer.")}
+
+
+def describe_keys(metadata: Metadata) -> list[str]:
+    """A line a key, in their order."""
+    return [f"{key}: {describe_value(value)}" for key, value in metadata.items()]
+
+
+def converted_vocabulary(golden: Golden, folder: Path, out: Path, size: int, part: str = "") -> Path:
+    """A GGUF file with the vocabulary that llama.cpp's converter writes for a folder, made anew from what is recorded.
+
+    Where it says the same as ours, ours is taken; the rest is short enough to be recorded whole.
+    """
+
+    def theirs() -> list[str]:
+        return describe_keys(converter_metadata(folder, out))
+
+    ours = read_vocabulary(folder, size).metadata()
+    made: Metadata = {}
+    for line in golden(theirs, folder, part=part):
+        key, description = line.split(": ", 1)
+        same = key in ours and describe_value(ours[key]) == description
+        made[key] = ours[key] if same else restore_value(description)
+    return write_metadata(out, made)

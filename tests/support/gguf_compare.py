@@ -7,6 +7,9 @@ from pathlib import Path
 from mconv.convert.containers.gguf import GgufFile, read_gguf
 from mconv.convert.tensors.nodes import FileTensor, row_count
 
+MODEL_KEYS = frozenset({"general.architecture", "general.type", "general.file_type", "general.quantization_version"})
+"""What `general.` says of the model; the rest is where it comes from."""
+
 
 def data(tensor: FileTensor) -> bytes:
     """All bytes of a tensor."""
@@ -29,6 +32,5 @@ def listing(file: GgufFile) -> list[tuple[str, str, tuple[int, ...]]]:
 def differing_keys(ours: Path, theirs: Path) -> dict[str, tuple[object, object]]:
     """Metadata that differs, the provenance under `general.` and `mconv.` aside."""
     mine, other = read_gguf(ours).metadata, read_gguf(theirs).metadata
-    model_keys = {"general.architecture", "general.type", "general.file_type", "general.quantization_version"}
-    keys = {key for key in {*mine, *other} if key in model_keys or not key.startswith(("general.", "mconv."))}
+    keys = {key for key in {*mine, *other} if key in MODEL_KEYS or not key.startswith(("general.", "mconv."))}
     return {key: (mine.get(key), other.get(key)) for key in sorted(keys) if mine.get(key) != other.get(key)}

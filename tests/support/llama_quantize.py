@@ -42,7 +42,7 @@ def model_tensors(
     suffix = "_exps" if model.experts else ""
     for layer in range(model.layers):
         names = ["attn_qkv", "attn_output"] if fused else ["attn_q", "attn_k", "attn_v", "attn_output"]
-        block = {f"{name}.weight": (rows, width) for name in names}
+        block: dict[str, tuple[int, ...]] = {f"{name}.weight": (rows, width) for name in names}
         block |= {f"{name}.weight": (width,) for name in ("attn_norm", "ffn_norm")}
         block |= {f"ffn_{name}{suffix}.weight": (*stack, rows, width) for name in ("up", "gate")}
         block[f"ffn_down{suffix}.weight"] = (*stack, rows, ffn_width)

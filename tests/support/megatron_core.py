@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 
 def run_ranks(*jobs: dict[str, Any]) -> None:
@@ -55,10 +55,10 @@ def _prepare_cpu() -> None:
     """What megatron-core 0.16.1 assumes of a machine with CUDA."""
     import torch
 
-    cpu = torch.device("cpu")
-    torch.cuda.synchronize = lambda *_, **__: None
-    torch.cuda.current_device = lambda: cpu
-    torch.Tensor.cuda = lambda self, *_, **__: self
+    cpu, cuda, tensor = torch.device("cpu"), cast(Any, torch.cuda), cast(Any, torch.Tensor)
+    cuda.synchronize = lambda *_, **__: None
+    cuda.current_device = lambda: cpu
+    tensor.cuda = lambda self, *_, **__: self
     import megatron.core.fusions.fused_softmax as softmax
     import megatron.core.tensor_parallel.random as generators
     import megatron.core.transformer.moe.moe_utils as moe

@@ -93,7 +93,10 @@ def _write(
     writer.add_vocab_size(VOCAB)
     _add_vocabulary(writer, adds_bos)
     for key, value in metadata.items():
-        (writer.add_int32 if isinstance(value, int) else writer.add_float32)(key, value)
+        if isinstance(value, int):
+            writer.add_int32(key, value)
+        else:
+            writer.add_float32(key, value)
     if template is not None:
         writer.add_chat_template(template)
     for name, values in weights.items():

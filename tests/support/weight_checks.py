@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +22,8 @@ LAYER = "model.layers.1."
 EXPERT = "model.layers.0.block_sparse_moe.experts."
 
 
-def compare(artifact: Path, reference: Path, **options: object) -> WeightsResult:
-    return compare_weights(Subject(artifact), Subject(reference), **options)  # type: ignore[arg-type]
+def compare(artifact: Path, reference: Path, **options: Any) -> WeightsResult:
+    return compare_weights(Subject(artifact), Subject(reference), **options)
 
 
 def found(result: WeightsResult) -> list[tuple[str, str]]:

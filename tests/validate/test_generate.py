@@ -6,8 +6,9 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -26,7 +27,7 @@ from mconv.validate.subject import Subject
 from mconv.validate.template.chat import render_chat
 
 from support import tiny_gguf
-from support.command_line import Result
+from support.command_line import Command
 from support.paths import TINY_MISTRAL as EXAMPLE
 from support.tiny_gguf import byte, control
 
@@ -218,7 +219,7 @@ def test_logits_that_are_not_finite_end_an_answer(tmp_path: Path, weight: float)
     assert (only.text, only.finish_reason, only.flags) == ("a", "error", ["not_finite"])
 
 
-def test_json(command: Callable[..., Result], tmp_path: Path) -> None:
+def test_json(command: Command, tmp_path: Path) -> None:
     path = tiny_gguf.write_script(tmp_path / "m.gguf", script(byte("i"), byte("!")), TEMPLATE)
     result = command(cli, "generate", path, path, "--prompt", "hi", "--prompt", "i", "--max-tokens", 5, "--json")
     assert result.code == 0
@@ -230,7 +231,7 @@ def test_json(command: Callable[..., Result], tmp_path: Path) -> None:
     assert set(rows[0]) >= {"tokens", "tokens_per_second", "flags", "finish_reason", "error"}
 
 
-def test_the_table_prints_no_escape_sequences(command: Callable[..., Result], tmp_path: Path) -> None:
+def test_the_table_prints_no_escape_sequences(command: Command, tmp_path: Path) -> None:
     path = tiny_gguf.write_script(tmp_path / "m.gguf", script(byte("i"), byte("\x1b"), byte("\n"), byte("c")))
     result = command(cli, "generate", path, "--prompt", "hi")
     assert result.code == 0
@@ -238,7 +239,7 @@ def test_the_table_prints_no_escape_sequences(command: Callable[..., Result], tm
     assert r"\x1b\nc" in result.out
 
 
-def test_the_error_of_a_bad_file(command: Callable[..., Result], tmp_path: Path) -> None:
+def test_the_error_of_a_bad_file(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"GGUF")
     result = command(cli, "generate", path, "--prompt", "hi", "--json")
@@ -312,7 +313,8 @@ def test_a_token_that_the_reference_has_not_is_where_they_part() -> None:
             return np.array([4, 1, 2, 3])[: len(tokens)][first:]
 
     written = [1, 2, 7, 1]
-    assert _agree(Small(), np.array([0, 4]), written, None) == Agreement("small", 2, 4)  # type: ignore[arg-type]
+    model: Any = Small()
+    assert _agree(model, np.array([0, 4]), written, None) == Agreement("small", 2, 4)
 
 
 def test_what_the_reference_does_too_is_a_note(tmp_path: Path) -> None:
@@ -330,7 +332,7 @@ def test_what_the_reference_does_too_is_a_note(tmp_path: Path) -> None:
         assert [(finding.kind, finding.severity) for finding in answer.findings] == [("control_tokens", severity)]
 
 
-def test_folders_write_what_their_conversion_writes(command: Callable[..., Result], tmp_path: Path) -> None:
+def test_folders_write_what_their_conversion_writes(command: Command, tmp_path: Path) -> None:
     artifact, megatron = tmp_path / "model.gguf", tmp_path / "megatron"
     assert command(mconv, "hf-to-gguf", EXAMPLE, artifact).code == 0
     assert command(mconv, "hf-to-megatron", EXAMPLE, megatron).code == 0
@@ -360,7 +362,7 @@ def test_a_folder_draws_with_the_settings_beside_it(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_has_no_room_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Result]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     artifact = tmp_path / "model.gguf"
     assert command(mconv, "hf-to-gguf", EXAMPLE, artifact).code == 0
@@ -374,7 +376,7 @@ def test_a_folder_that_has_no_room_writes_nothing(
     assert result.err.count(f"note: {EXAMPLE}: too large for the free memory") == 2
 
 
-def test_another_vocabulary_is_refused(command: Callable[..., Result], tmp_path: Path) -> None:
+def test_another_vocabulary_is_refused(command: Command, tmp_path: Path) -> None:
     path = tiny_gguf.write_script(tmp_path / "m.gguf", script(byte("i"), byte("a")))
     for artifact, reference in ((path, EXAMPLE), (EXAMPLE, path)):
         result = command(cli, "generate", artifact, "--reference", reference, "--prompt", "hi")

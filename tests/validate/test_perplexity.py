@@ -6,7 +6,6 @@ import math
 import os
 import re
 import subprocess
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +21,9 @@ from mconv.validate.cli import cli
 from mconv.validate.divergence.perplexity import Perplexity, negative_log_likelihoods, perplexity
 
 from support import tiny_gguf
-from support.command_line import Result
+from support.command_line import Command
+from support.golden import Golden
+from support.privileges import bound_by_modes
 
 TEXT = "".join(chr(97 + value) for value in np.random.default_rng(3).integers(0, 26, 1600))
 
@@ -215,7 +216,7 @@ def test_a_text_that_is_too_short() -> None:
         chunks.cut(np.zeros(63, np.int32), 32)
 
 
-def test_json(command: Callable[..., Result], noise: Path, text: Path) -> None:
+def test_json(command: Command, noise: Path, text: Path) -> None:
     result = command(cli, "perplexity", noise, noise, "--text", text, "--ctx", 64, "--chunks", 3, "--json")
     assert result.code == 0
     assert list(result.json) == ["schema_version", "results"]
@@ -226,7 +227,7 @@ def test_json(command: Callable[..., Result], noise: Path, text: Path) -> None:
     assert first["perplexity"] == second["perplexity"] == pytest.approx(measure(noise, 64, 3).value)
 
 
-def test_several_texts(command: Callable[..., Result], noise: Path, text: Path, tmp_path: Path) -> None:
+def test_several_texts(command: Command, noise: Path, text: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text(TEXT[::-1])
     result = command(cli, "perplexity", noise, noise, "--text", text, "--text", other, "--ctx", 64, "--json")
@@ -238,7 +239,7 @@ def test_several_texts(command: Callable[..., Result], noise: Path, text: Path, 
 
 
 def test_a_short_text_is_named_before_any_is_run(
-    command: Callable[..., Result], noise: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, noise: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = tmp_path / "short.txt"
     short.write_text("abc")
@@ -248,14 +249,14 @@ def test_a_short_text_is_named_before_any_is_run(
     assert f"{short} is too short: 4 tokens, where a context of 64 needs 128" in result.err
 
 
-def test_table(command: Callable[..., Result], noise: Path, text: Path) -> None:
+def test_table(command: Command, noise: Path, text: Path) -> None:
     result = command(cli, "perplexity", noise, "--text", text, "--ctx", 64)
     assert result.code == 0
     assert result.out.splitlines()[0].split() == ["file", "text", "perplexity", "tokens", "chunks", "seconds"]
     assert re.search(r"\d\.\d{4} \+/- \d+\.\d{4}", result.out)
 
 
-def test_a_context_beyond_the_training_is_noted(command: Callable[..., Result], noise: Path, tmp_path: Path) -> None:
+def test_a_context_beyond_the_training_is_noted(command: Command, noise: Path, tmp_path: Path) -> None:
     text = tmp_path / "long.txt"
     text.write_text(TEXT * 2)
     length = tiny_gguf.CONTEXT + 8
@@ -268,9 +269,7 @@ def test_a_context_beyond_the_training_is_noted(command: Callable[..., Result], 
     ("content", "code", "words"),
     [(b"not gguf", 3, "is not a GGUF file"), (b"GGUF", 3, "past the end of the file"), (None, 4, "No such file")],
 )
-def test_bad_files(
-    command: Callable[..., Result], tmp_path: Path, text: Path, content: bytes | None, code: int, words: str
-) -> None:
+def test_bad_files(command: Command, tmp_path: Path, text: Path, content: bytes | None, code: int, words: str) -> None:
     path = tmp_path / "bad.gguf"
     if content is not None:
         path.write_bytes(content)
@@ -283,9 +282,7 @@ def test_bad_files(
     assert hint.startswith("hint: ")
 
 
-def test_a_bad_file_is_told_before_any_is_run(
-    command: Callable[..., Result], noise: Path, tmp_path: Path, text: Path
-) -> None:
+def test_a_bad_file_is_told_before_any_is_run(command: Command, noise: Path, tmp_path: Path, text: Path) -> None:
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(b"GGUF")
     # The first file takes a context beyond its training, which is noted as soon as it is run.
@@ -295,22 +292,21 @@ def test_a_bad_file_is_told_before_any_is_run(
     assert "trained on" not in result.err
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 @pytest.mark.parametrize("which", ["model", "text"])
-def test_a_file_without_permission(
-    command: Callable[..., Result], noise: Path, tmp_path: Path, text: Path, which: str
-) -> None:
+def test_a_file_without_permission(command: Command, noise: Path, tmp_path: Path, text: Path, which: str) -> None:
     closed = tmp_path / "closed"
-    closed.touch(mode=0)
+    closed.write_bytes(noise.read_bytes() if which == "model" else b"words")
+    closed.chmod(0)
     model, words = (closed, text) if which == "model" else (noise, closed)
-    result = command(cli, "perplexity", model, "--text", words)
+    with bound_by_modes():
+        result = command(cli, "perplexity", model, "--text", words)
     assert (result.code, result.out) == (4, "")
     assert "Permission denied" in result.err
 
 
 @pytest.mark.parametrize("weight", [math.nan, math.inf])
 def test_a_model_that_is_not_finite_fails_after_its_results(
-    command: Callable[..., Result], noise: Path, tmp_path: Path, text: Path, weight: float
+    command: Command, noise: Path, tmp_path: Path, text: Path, weight: float
 ) -> None:
     path = tmp_path / "broken.gguf"
     path.write_bytes(noise.read_bytes())
@@ -330,23 +326,27 @@ def test_a_model_that_is_not_finite_fails_after_its_results(
 
 @pytest.mark.parametrize("kind", ["F32", "BF16", "Q8_0"])
 @pytest.mark.parametrize(("length", "batch"), [(512, 2048), (128, 2048), (700, 700)])
-def test_llama_perplexity_agrees(tmp_path: Path, text: Path, kind: str, length: int, batch: int) -> None:
-    binary = os.environ.get("MCONV_LLAMA_PERPLEXITY")
-    if not binary:
-        pytest.skip("MCONV_LLAMA_PERPLEXITY does not name the llama-perplexity of the installed llama.cpp")
+def test_llama_perplexity_agrees(
+    tmp_path: Path, text: Path, kind: str, length: int, batch: int, golden: Golden, request: pytest.FixtureRequest
+) -> None:
     path = tiny_gguf.write_noise(tmp_path / "m.gguf", quantization=gguf.GGMLQuantizationType[kind])
-    arguments = [binary, "-m", path, "-f", text, "-c", str(length), "-b", str(batch), "-t", "1"]
-    value, error = final_estimate(arguments)
+
+    def theirs() -> dict[str, float]:
+        begin = request.getfixturevalue("llama_perplexity")
+        value, error = final_estimate([*begin, "-m", path, "-f", text, "-c", length, "-b", batch, "-t", 1])
+        return {"perplexity": value, "error": error}
+
+    expected = golden(theirs, path, text, tolerance=1e-4)
     found = measure(path, length)
     # Four decimals and five are printed.
-    assert found.value == pytest.approx(value, abs=1e-4)
-    assert found.standard_error == pytest.approx(error, abs=1e-5)
+    assert found.value == pytest.approx(expected["perplexity"], abs=1e-4)
+    assert found.standard_error == pytest.approx(expected["error"], abs=1e-5)
 
 
-def final_estimate(arguments: list) -> tuple[float, float]:
+def final_estimate(arguments: list[object]) -> tuple[float, float]:
     """What llama-perplexity prints in the end, if it does: it can exit before its log is written."""
     for _ in range(30):
-        done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+        done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, check=True)
         told = re.search(r"PPL = ([\d.]+) \+/- ([\d.]+)", done.stdout + done.stderr)
         if told:
             return float(told[1]), float(told[2])

@@ -26,7 +26,7 @@ from mconv.validate.findings import CHECKS
 from mconv.validate.subject import Subject, open_subjects
 
 from support import tiny_gguf
-from support.command_line import Result
+from support.command_line import Command, Result
 from support.paths import EVALUATION_TEXT, TINY_MISTRAL
 
 
@@ -77,13 +77,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def report(command: Callable[..., Result], *arguments: object) -> Result:
+def report(command: Command, *arguments: object) -> Result:
     options = ("--text", EVALUATION_TEXT, "--ctx", 64, "--chunks", 2, "--prompt", "Once", "--threads", 1, "--json", "-")
     return command(cli, "report", *arguments, *options)
 
 
 def test_a_report_opens_each_file_and_loads_each_model_once(
-    folder: Path, command: Callable[..., Result], opened: Counter[tuple[str, str]]
+    folder: Path, command: Command, opened: Counter[tuple[str, str]]
 ) -> None:
     result = report(command, folder / "bf16.gguf", folder / "q4.gguf", "--reference", TINY_MISTRAL)
     assert result.json["checks"] == list(CHECKS), result.err
@@ -109,7 +109,7 @@ def test_a_report_opens_each_file_and_loads_each_model_once(
 
 
 def test_a_report_of_folders_opens_each_once(
-    folder: Path, command: Callable[..., Result], tmp_path: Path, opened: Counter[tuple[str, str]]
+    folder: Path, command: Command, tmp_path: Path, opened: Counter[tuple[str, str]]
 ) -> None:
     described = shutil.copytree(TINY_MISTRAL, tmp_path / "described")
     arguments = (TINY_MISTRAL, folder / "megatron", "--reference", folder / "bf16.gguf", "--hf-config", described)
@@ -121,7 +121,7 @@ def test_a_report_of_folders_opens_each_once(
 
 
 def test_an_artifact_that_is_the_reference_is_loaded_once(
-    folder: Path, command: Callable[..., Result], opened: Counter[tuple[str, str]]
+    folder: Path, command: Command, opened: Counter[tuple[str, str]]
 ) -> None:
     path = folder / "bf16.gguf"
     result = report(command, path, "--reference", path)
@@ -130,7 +130,7 @@ def test_an_artifact_that_is_the_reference_is_loaded_once(
 
 
 def test_without_perplexity_one_artifact_is_loaded_at_a_time(
-    folder: Path, command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[str] = []
     most: list[int] = []

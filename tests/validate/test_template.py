@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,14 +26,15 @@ from mconv.validate.tokens.tokenizers import artifact_tokenizer, reference_token
 
 from support import mutations_vocabulary as mutations
 from support.checkpoints_tokenizers import (
-    converter_metadata,
+    converted_vocabulary,
     sentencepiece_folder,
     trained_folder,
     write_vocabulary,
 )
-from support.command_line import Result
+from support.command_line import Command
+from support.golden import Golden
 from support.paths import TINY_MISTRAL as TINY
-from support.small_tekken import small_tekken
+from support.small_tekken import SIZE, small_tekken
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
@@ -171,11 +173,10 @@ def test_mistral_common_alone_is_its_own_measure(tekken: TokenizerSource) -> Non
     assert set(statuses(result)) == {"same", "both_refuse"}
 
 
-def test_what_llama_cpps_own_converter_writes(llama_cpp_source: Path, tmp_path: Path) -> None:
-    assert llama_cpp_source.is_dir()
+def test_what_llama_cpps_own_converter_writes(tmp_path: Path, golden: Golden) -> None:
     folder = small_tekken(tmp_path / "model", "v7")
-    converter_metadata(folder, tmp_path / "made.gguf")
-    result = compare_templates(tmp_path / "made.gguf", folder)
+    made = converted_vocabulary(golden, folder, tmp_path / "made.gguf", SIZE)
+    result = compare_templates(made, folder)
     assert kinds(result) == [("template_is_a_name", "default")]
     assert "'mistral-v7-tekken'" in result.findings[0].what
 
@@ -317,7 +318,7 @@ def test_a_begun_answer_ends_where_it_was_left(tekken: TokenizerSource) -> None:
 
 def test_one_conversation_that_does_not_end_leaves_those_before_it() -> None:
     template = "{% if loops %}" + mutations.LOOPING + "{% endif %}{{ name }}"
-    conversations = [{"name": "a"}, {"name": "b", "loops": True}, {"name": "c"}]
+    conversations: list[dict[str, Any]] = [{"name": "a"}, {"name": "b", "loops": True}, {"name": "c"}]
     first, second, third = render_conversations(template, conversations)
     assert first == Rendered(text="a")
     assert (second.text, second.error, second.refused) == (None, "it takes too much time or memory", False)
@@ -335,7 +336,7 @@ def test_dates_and_marks_for_training_and_refusals() -> None:
     assert not broken.refused
 
 
-def test_json(command: Callable[..., Result], llama: Path, tmp_path: Path) -> None:
+def test_json(command: Command, llama: Path, tmp_path: Path) -> None:
     good = write_vocabulary(tmp_path / "good.gguf", source(llama).vocabulary)
     bad = write_vocabulary(tmp_path / "bad.gguf", mutations.template("chatml")(source(llama).vocabulary))
     result = command(cli, "template", good, bad, "--reference", llama, "--json")
@@ -358,7 +359,7 @@ def test_json(command: Callable[..., Result], llama: Path, tmp_path: Path) -> No
     assert [finding["kind"] for finding in second["findings"]] == ["template_is_a_name"]
 
 
-def test_the_table(command: Callable[..., Result], llama: Path, tmp_path: Path) -> None:
+def test_the_table(command: Command, llama: Path, tmp_path: Path) -> None:
     path = write_vocabulary(
         tmp_path / "m.gguf", mutations.template(TEMPLATE.replace("assistant:", "bot:"))(source(llama).vocabulary)
     )

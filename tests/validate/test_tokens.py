@@ -21,17 +21,19 @@ from mconv.validate.tokens.sources import TokenizerSource
 
 from support import mutations_vocabulary as mutations
 from support.checkpoints_tokenizers import (
-    converter_metadata,
+    converted_vocabulary,
     llama_2_folder,
     packaged,
     sentencepiece_folder,
     tekken_folder,
+    tekken_json_folder,
     trained_folder,
     write_config,
     write_vocabulary,
 )
-from support.command_line import Result
+from support.command_line import Command
 from support.gguf_parts import write_parts
+from support.golden import Golden
 from support.paths import TINY_MISTRAL as TINY
 from support.small_tekken import SIZE, SPECIAL, small_tekken
 
@@ -150,10 +152,7 @@ def test_a_folder_against_itself_and_against_its_gguf_file(tmp_path: Path) -> No
 
 
 def test_tekken_as_tokenizer_json(tekken: Pair, tmp_path: Path) -> None:
-    from transformers.integrations.mistral import convert_tekken_tokenizer
-
-    folder = write_config(tmp_path / "model", SIZE)
-    convert_tekken_tokenizer(str(tekken.folder / "tekken.json")).save_pretrained(folder)
+    folder = tekken_json_folder(tmp_path / "model", tekken.folder / "tekken.json", SIZE)
     result = compare_tokenizers(source(folder), tekken.reference, [])
     # transformers writes a file whose post-processor puts no <s> before a text.
     assert kinds(result) == [("bos_differs", "bos")]
@@ -163,10 +162,7 @@ def test_tekken_as_tokenizer_json(tekken: Pair, tmp_path: Path) -> None:
 
 
 def test_tekken_with_the_split_of_llama_3(tekken: Pair, tmp_path: Path) -> None:
-    from transformers.integrations.mistral import convert_tekken_tokenizer
-
-    folder = write_config(tmp_path / "model", SIZE)
-    convert_tekken_tokenizer(str(tekken.folder / "tekken.json")).save_pretrained(folder)
+    folder = tekken_json_folder(tmp_path / "model", tekken.folder / "tekken.json", SIZE)
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text())
     content["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": pretokenizer._LLAMA_3}
@@ -188,19 +184,17 @@ def test_another_merge_order_than_the_scores_is_seen(spm: Pair, tmp_path: Path) 
     assert {group.name for group in result.groups if group.differences} >= {"code", "white space", "long runs"}
 
 
-def test_what_llama_cpps_own_converter_makes(llama_cpp_source: Path, spm: Pair, tmp_path: Path) -> None:
-    assert llama_cpp_source.is_dir()
-    made = tmp_path / "made.gguf"
-    converter_metadata(spm.folder, made)
+def test_what_llama_cpps_own_converter_makes(spm: Pair, tmp_path: Path, golden: Golden) -> None:
+    made = converted_vocabulary(golden, spm.folder, tmp_path / "made.gguf", 32768)
     assert kinds(compare_tokenizers(source(made), spm.reference, [])) == []
     # Known faults: see "The differences" in docs/reference/formats.md, 11.
     folder = llama_2_folder(tmp_path / "llama-2", V3, 32768)
-    converter_metadata(folder, made)
+    converted_vocabulary(golden, folder, made, 32768, part="Llama 2")
     found = kinds(compare_tokens(made, folder))
     assert found[:2] == [("scores_differ", "order of the scores"), ("special_token_split", "[INST]")]
 
 
-def test_a_megatron_folder(command: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_megatron_folder(command: Command, tmp_path: Path) -> None:
     from mconv.convert.cli.main import cli as mconv
 
     folder = tmp_path / "megatron"
@@ -209,7 +203,7 @@ def test_a_megatron_folder(command: Callable[..., Result], tmp_path: Path) -> No
     assert kinds(compare_tokens(folder, TINY, reading={"hf_config": TINY})) == []
 
 
-def test_a_file_in_parts(command: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_file_in_parts(command: Command, tmp_path: Path) -> None:
     from mconv.convert.cli.main import cli as mconv
 
     whole = tmp_path / "whole.gguf"
@@ -384,13 +378,13 @@ def test_the_corpus_is_varied_and_the_same_every_time() -> None:
     assert len(characters) > 3000
 
 
-def results(command: Callable[..., Result], *arguments: object) -> Iterator[dict]:
+def results(command: Command, *arguments: object) -> Iterator[dict]:
     result = command(cli, "tokens", *arguments, "--json")
     assert result.json["schema_version"] == 1
     yield from result.json["results"]
 
 
-def test_json(command: Callable[..., Result], spm: Pair, tmp_path: Path) -> None:
+def test_json(command: Command, spm: Pair, tmp_path: Path) -> None:
     good = spm.artifact()
     bad = write_vocabulary(tmp_path / "bad.gguf", mutations.without_bos(spm.reference.vocabulary))
     text = tmp_path / "t.txt"
@@ -418,7 +412,7 @@ def test_json(command: Callable[..., Result], spm: Pair, tmp_path: Path) -> None
     assert [finding["kind"] for finding in second["findings"] if finding["severity"] == "fail"] == ["bos_differs"]
 
 
-def test_the_table_and_the_exit_code(command: Callable[..., Result], trained: Pair) -> None:
+def test_the_table_and_the_exit_code(command: Command, trained: Pair) -> None:
     good = command(cli, "tokens", trained.artifact(), "--reference", trained.folder)
     assert (good.code, good.err) == (0, "")
     assert good.out.splitlines()[0].split() == ["file", "texts", "number", "tokens", "differ", "known"]
@@ -429,7 +423,7 @@ def test_the_table_and_the_exit_code(command: Callable[..., Result], trained: Pa
     assert "'<|begin_of_text|>' has id 1 and not 0" in bad.err
 
 
-def test_errors(command: Callable[..., Result], trained: Pair, tmp_path: Path) -> None:
+def test_errors(command: Command, trained: Pair, tmp_path: Path) -> None:
     missing = command(cli, "tokens", tmp_path / "no.gguf", "--reference", trained.folder)
     assert (missing.code, missing.out) == (3, "")
     assert "no such file or folder" in missing.err

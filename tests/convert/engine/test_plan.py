@@ -7,7 +7,9 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,7 +170,7 @@ def refer_ahead(document: dict) -> None:
         (lambda document: document.update(format="plan"), "is not a plan"),
     ],
 )
-def test_a_plan_that_was_edited_is_refused(edit, message: str, plan: Plan) -> None:
+def test_a_plan_that_was_edited_is_refused(edit: Callable[[Any], object], message: str, plan: Plan) -> None:
     document = json.loads(plan.to_json())
     edit(document)
     with pytest.raises(FormatError, match=message):

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -250,7 +250,7 @@ def journal_of_another_run(_: Path, outputs: list[Output]) -> list[Output]:
         another_source, touched_source, another_header, damaged_journals, another_file, cut_off, journal_of_another_run,
     ],
 )  # fmt: skip
-def test_what_cannot_be_continued_starts_anew(change, targets: list[Target], out: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_continued_starts_anew(change: Any, targets: list[Target], out: Path, tmp_path: Path) -> None:
     outputs = plans.outputs(out, targets, *ENCODINGS)
     assert in_child(lambda: run(outputs, executor=Stopping(20, killed, outputs))) == -signal.SIGKILL
     outputs = change(tmp_path, outputs)

@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Mistral as its authors would upload it: in three shards, with files that nobody here has use for."""
     folder = checkpoints.mistral(
         tmp_path_factory.mktemp("source") / "local",
-        max_shard_size="3MB",
+        max_shard_size=200_000,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=1,
@@ -76,8 +77,8 @@ def machines(hub: Hub, tmp_path: Path) -> Iterator[Callable[..., Client]]:
     """Machines with an empty cache."""
     clients: list[Client] = []
 
-    def start(name: str = "fresh", **settings: object) -> Client:
-        clients.append(Client(hub, tmp_path / name, **settings))  # type: ignore[arg-type]
+    def start(name: str = "fresh", **settings: Any) -> Client:
+        clients.append(Client(hub, tmp_path / name, **settings))
         return clients[-1]
 
     yield start

@@ -203,6 +203,7 @@ def test_every_name_in_a_run_is_read(field: Field) -> None:
 def test_what_is_no_value_is_refused(field: Field) -> None:
     good = {Kind.COUNT: 1, Kind.POSITIVE: 0.5, Kind.NUMBER: 0, Kind.FLAG: False, Kind.TEXT: "yarn"}[field.kind]
     assert field.accepts(good)
+    bad: object
     for bad in (None, [1], {}, float("nan"), float("inf"), -1, 10**400):
         assert not field.accepts(bad)
     if field.kind in (Kind.COUNT, Kind.POSITIVE):

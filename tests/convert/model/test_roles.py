@@ -170,7 +170,8 @@ def test_targets_carry_their_roles(family: Family) -> None:
     assert {target.role for target in targets} == {named.role for named in family.tensors}
     for target in targets:
         assert names.role_of(target.name) is target.role
-        assert target.shape[-len(target.role.axes) :] == spec.shape_of(target.role)  # type: ignore[union-attr]
+        assert target.role is not None
+        assert target.shape[-len(target.role.axes) :] == spec.shape_of(target.role)
 
 
 def test_stacks_stand_side_by_side() -> None:

@@ -146,7 +146,7 @@ def test_sentencepiece_that_is_not_bpe_or_too_large(tmp_path: Path) -> None:
 
     text = tmp_path / "text.txt"
     text.write_text(Path(__file__).read_text())
-    options = {"model_prefix": str(tmp_path / "tokenizer"), "vocab_size": 300, "minloglevel": 2}
+    options: dict[str, Any] = {"model_prefix": str(tmp_path / "tokenizer"), "vocab_size": 300, "minloglevel": 2}
     sentencepiece.SentencePieceTrainer.train(input=str(text), model_type="unigram", **options)
     assert "not a BPE model" in refused(tmp_path, 300).what
     sentencepiece.SentencePieceTrainer.train(input=str(text), model_type="bpe", **options)

@@ -16,9 +16,7 @@ from support.checkpoints_tokenizers import (
     LlamaCppModel,
     Loaded,
     llama_2_folder,
-    packaged,
     trained_folder,
-    write_config,
     write_vocabulary,
 )
 
@@ -31,18 +29,8 @@ def _change(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-@pytest.fixture(scope="module")
-def tekken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with Mistral's Tekken as transformers writes it."""
-    from transformers.integrations.mistral import convert_tekken_tokenizer
-
-    folder = write_config(tmp_path_factory.mktemp("tekken"), 131072)
-    convert_tekken_tokenizer(str(packaged("tekken_240911.json"))).save_pretrained(folder)
-    return folder
-
-
-def test_tekken(tekken: Path, tmp_path: Path) -> None:
-    vocabulary = read_vocabulary(tekken, 131072)
+def test_tekken(tekken_json: Path, tmp_path: Path) -> None:
+    vocabulary = read_vocabulary(tekken_json, 131072)
     assert (vocabulary.model, vocabulary.pre, vocabulary.scores) == ("gpt2", "tekken", None)
     assert vocabulary.tokens[:4] == ["<unk>", "<s>", "</s>", "[INST]"]
     assert vocabulary.types == [TokenType.CONTROL] * 1000 + [TokenType.NORMAL] * 130072
@@ -50,21 +38,21 @@ def test_tekken(tekken: Path, tmp_path: Path) -> None:
     assert len(vocabulary.merges) == 269443
     assert vocabulary.special_ids == {"bos": 1, "eos": 2, "unk": 0, "pad": 11}
     assert vocabulary.add_special == {"bos": False, "eos": False}
-    assert vocabulary.chat_template == (tekken / "chat_template.jinja").read_text()
+    assert vocabulary.chat_template == (tekken_json / "chat_template.jinja").read_text()
     assert vocabulary.notes == ()
 
     runtime = LlamaCppModel(write_vocabulary(tmp_path / "vocabulary.gguf", vocabulary))
     # The last is where the split of Llama 3, which llama.cpp's converter picks for this file, parts from Tekken's.
-    original = Loaded(tekken)
+    original = Loaded(tekken_json)
     for text in [*TEXTS, " {\n// why", "Plus'Slane"]:
         assert runtime.ids(text) == original.ids(text), text
     assert runtime.ids("<s>[INST]a[/INST]", special=True) == original.ids("<s>[INST]a[/INST]")
 
 
-def test_tekken_with_the_split_of_llama_3_is_tekken_all_the_same(tekken: Path, tmp_path: Path) -> None:
-    for path in tekken.iterdir():
+def test_tekken_with_the_split_of_llama_3_is_tekken_all_the_same(tekken_json: Path, tmp_path: Path) -> None:
+    for path in tekken_json.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    steps = json.loads((tekken / "tokenizer.json").read_text())["pre_tokenizer"]
+    steps = json.loads((tekken_json / "tokenizer.json").read_text())["pre_tokenizer"]
     steps["pretokenizers"][0]["pattern"] = {"Regex": pretokenizer._LLAMA_3}
     _change(tmp_path, pre_tokenizer=steps)
     vocabulary = read_vocabulary(tmp_path, 131072)
@@ -73,8 +61,8 @@ def test_tekken_with_the_split_of_llama_3_is_tekken_all_the_same(tekken: Path, t
     assert "a known mistake" in note
 
 
-def test_tekken_json_beside_tokenizer_json_is_left_alone(tekken: Path, tmp_path: Path) -> None:
-    for path in tekken.iterdir():
+def test_tekken_json_beside_tokenizer_json_is_left_alone(tekken_json: Path, tmp_path: Path) -> None:
+    for path in tekken_json.iterdir():
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "tekken.json").write_text("not even JSON")
     assert read_vocabulary(tmp_path, 131072).source == "tokenizer.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -89,7 +90,7 @@ def test_added_tokens_and_unused_rows(tmp_path: Path) -> None:
     assert 32001 in runtime.ids("a shout out to you")
 
 
-def _train(folder: Path, **options: object) -> Path:
+def _train(folder: Path, **options: Any) -> Path:
     folder.mkdir(exist_ok=True)
     text = folder / "text.txt"
     text.write_text("\n".join([Path(__file__).read_text(encoding="utf-8")] * 2), encoding="utf-8")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mconv.convert.model.metadata import ValueType
 from mconv.convert.tokenizer import TokenType, Vocabulary, read_vocabulary
 
 from support.checkpoints_tokenizers import TEXTS, LlamaCppModel, tekken_folder, write_vocabulary
@@ -141,7 +142,10 @@ def test_the_generated_template_gives_the_prompt_of_mistral_common(read: Read) -
     if read.version == "v13":
         cases.append((THINKING, None))
     for messages, tools in cases:
-        expected = original.encode_chat_completion(ChatCompletionRequest(messages=messages, tools=tools)).tokens
+        request: ChatCompletionRequest[Any] = ChatCompletionRequest.model_validate(
+            {"messages": messages, "tools": tools}
+        )
+        expected = original.encode_chat_completion(request).tokens
         prompt = render(template, messages, tools)
         assert read.runtime.ids(prompt, special=True) == expected, prompt
 
@@ -172,8 +176,7 @@ def test_order_and_types_of_the_keys(tmp_path: Path) -> None:
         "tokenizer.chat_template",
     ]
     assert keys[ggml + "scores"].content == [0] * (SIZE + 3)
-    assert keys[ggml + "scores"].item_type is not None
-    assert keys[ggml + "scores"].item_type.name == "INT32"
+    assert keys[ggml + "scores"].item_type is ValueType.INT32
     assert keys[ggml + "bos_token_id"].type.name == "UINT32"
 
 

@@ -7,10 +7,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from support.hub import commits, community, downloads, lfs, repositories
@@ -145,7 +145,9 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if token and token not in hub.tokens:
                 raise Refusal(401, "Invalid credentials in Authorization header")
-            return answer(Request(hub, self.command, path, query, self.headers, hub.tokens.get(token), body))
+            # Names of headers are found in any case.
+            given = cast(Mapping[str, str], self.headers)
+            return answer(Request(hub, self.command, path, query, given, hub.tokens.get(token), body))
         except Refusal as refusal:
             headers = {"X-Error-Message": str(refusal), **({"X-Error-Code": refusal.code} if refusal.code else {})}
             return json_reply({"error": str(refusal)}, refusal.status, headers)

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,7 +36,7 @@ from support.by_definition import (
     numbers,
     write_text,
 )
-from support.command_line import Result
+from support.command_line import Command
 
 
 def test_every_statistic(base: Path, rounded: Path, text: Path) -> None:
@@ -123,7 +122,7 @@ def test_bf16_is_its_source(example: Path) -> None:
     assert found.perplexity.value == pytest.approx(1.8, abs=0.3)
 
 
-def test_a_megatron_folder_against_both(example: Path, command: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_megatron_folder_against_both(example: Path, command: Command, tmp_path: Path) -> None:
     megatron = tmp_path / "megatron"
     assert command(mconv, "hf-to-megatron", EXAMPLE, megatron).code == 0
     options = ("--text", EVALUATION, "--ctx", 64, "--chunks", 4, "--json")
@@ -155,7 +154,7 @@ def pad_vocabulary(folder: Path, copy: Path, rows: int) -> Path:
     return copy
 
 
-def test_padding_is_no_difference(command: Callable[..., Result], tmp_path: Path) -> None:
+def test_padding_is_no_difference(command: Command, tmp_path: Path) -> None:
     small = checkpoints.mistral(tmp_path / "small", num_hidden_layers=1)
     padded = pad_vocabulary(small, tmp_path / "padded", 32064)
     text = tmp_path / "text.txt"
@@ -173,7 +172,7 @@ def test_vocabularies_of_other_sizes_are_refused(base: Path, example: Path, text
         measure(base, example, texts=[text])
 
 
-def test_other_tokens_are_told(base: Path, text: Path, tmp_path: Path, command: Callable[..., Result]) -> None:
+def test_other_tokens_are_told(base: Path, text: Path, tmp_path: Path, command: Command) -> None:
     without_bos = tiny_gguf.write_script(tmp_path / "script.gguf", {}, adds_bos=False)
     (result,) = measure(base, without_bos, texts=[text])
     (finding,) = result.findings
@@ -197,7 +196,7 @@ def break_output(path: Path, copy: Path, value: float) -> Path:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("broken", ["artifact", "reference"])
 def test_logits_that_are_not_finite(
-    base: Path, rounded: Path, text: Path, tmp_path: Path, command: Callable[..., Result], value: float, broken: str
+    base: Path, rounded: Path, text: Path, tmp_path: Path, command: Command, value: float, broken: str
 ) -> None:
     bad = break_output(base, tmp_path / "bad.gguf", value)
     reference, artifact = (base, bad) if broken == "artifact" else (bad, base)
@@ -220,7 +219,7 @@ def test_logits_that_are_not_finite(
 # The command
 
 
-def test_json(base: Path, rounded: Path, text: Path, command: Callable[..., Result]) -> None:
+def test_json(base: Path, rounded: Path, text: Path, command: Command) -> None:
     result = command(cli, "kl", rounded, "--reference", base, "--text", text, "--ctx", LENGTH, "--chunks", 2, "--json")
     assert (result.code, result.err) == (0, "")
     assert list(result.json) == ["schema_version", "results"]
@@ -248,7 +247,7 @@ def test_json(base: Path, rounded: Path, text: Path, command: Callable[..., Resu
     assert row["kl"] == expected.statistics.kl.to_json()
 
 
-def test_table(base: Path, rounded: Path, text: Path, command: Callable[..., Result]) -> None:
+def test_table(base: Path, rounded: Path, text: Path, command: Command) -> None:
     result = command(cli, "kl", rounded, "--reference", base, "--text", text, "--ctx", LENGTH)
     assert result.code == 0
     header, row = result.out.splitlines()
@@ -277,7 +276,7 @@ def test_table(base: Path, rounded: Path, text: Path, command: Callable[..., Res
 )
 @pytest.mark.usefixtures("kept")
 def test_options_that_contradict_each_other(
-    folder: Path, rounded: Path, command: Callable[..., Result], options: tuple[str, ...], words: str
+    folder: Path, rounded: Path, command: Command, options: tuple[str, ...], words: str
 ) -> None:
     options = tuple(str(folder / each) if each.endswith((".gguf", ".kld")) else each for each in options)
     result = command(cli, "kl", rounded, *options)
@@ -285,9 +284,7 @@ def test_options_that_contradict_each_other(
     assert words in result.err.splitlines()[0]
 
 
-def test_a_bad_artifact_is_told_before_any_is_run(
-    base: Path, text: Path, tmp_path: Path, command: Callable[..., Result]
-) -> None:
+def test_a_bad_artifact_is_told_before_any_is_run(base: Path, text: Path, tmp_path: Path, command: Command) -> None:
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(b"GGUF")
     result = command(cli, "kl", base, bad, "--reference", base, "--text", text, "--ctx", tiny_gguf.CONTEXT + 8)
@@ -296,18 +293,18 @@ def test_a_bad_artifact_is_told_before_any_is_run(
     assert "trained on" not in result.err
 
 
-def test_a_large_vocabulary_at_a_long_context(tmp_path: Path, command: Callable[..., Result]) -> None:
+def test_a_large_vocabulary_at_a_long_context(tmp_path: Path, command: Command) -> None:
     """131,072 logits for each of 2,047 tokens would be a gigabyte for each of three models."""
     shape = {**checkpoints.SHAPE, "hidden_size": 64, "num_attention_heads": 2, "head_dim": 32, "num_hidden_layers": 1}
-    config = transformers.MistralConfig(**{**shape, "vocab_size": 131072, "sliding_window": None})
-    folder = checkpoints.save(tmp_path / "model", config, tokenizer="tekken")
+    folder = checkpoints.mistral(tmp_path / "model", **{**shape, "vocab_size": 131072})
     artifact = tmp_path / "artifact.gguf"
     assert command(mconv, "hf-to-gguf", folder, artifact).code == 0
     words = np.random.default_rng(2).choice(EVALUATION.read_text(encoding="utf-8").split(), 9000)
     text = tmp_path / "text.txt"
     text.write_text(" ".join(words))
     options = ["--reference", artifact, "--text", text, "--ctx", "4096", "--chunks", "1", "--threads", "1"]
-    program = [sys.executable, "-c", "from mconv.validate.cli import main; main()", "kl", artifact, folder, *options]
+    arguments = map(str, ("kl", artifact, folder, *options))
+    program = [sys.executable, "-c", "from mconv.validate.cli import main; main()", *arguments]
     with subprocess.Popen(program, stdout=subprocess.DEVNULL) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)

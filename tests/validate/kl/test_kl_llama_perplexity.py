@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -16,14 +15,7 @@ from mconv.validate.divergence.lockstep import measure_divergence
 from mconv.validate.divergence.logits_file import LogitsFile
 
 from support.by_definition import EVALUATION, EXAMPLE, numbers
-
-
-@pytest.fixture(scope="module")
-def llama_perplexity() -> str:
-    found = os.environ.get("MCONV_LLAMA_PERPLEXITY")
-    if not found:
-        pytest.skip("MCONV_LLAMA_PERPLEXITY does not name the llama-perplexity of the installed llama.cpp")
-    return found
+from support.golden import Golden
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +30,20 @@ CHUNKS = 24
 
 
 @pytest.fixture(scope="module")
-def saved(folder: Path, llama_perplexity: str, example: Path) -> Path:
-    """What llama-perplexity keeps of the BF16 file."""
-    path = folder / "saved.kld"
-    options = ["-f", EVALUATION, "-c", "512", "--chunks", str(CHUNKS), "-t", "1", "--save-all-logits", path]
-    subprocess.run([llama_perplexity, "-m", example, *options], check=True, capture_output=True)
+def ours(folder: Path, quantized: Path, example: Path) -> Path:
+    """What `mval kl` keeps of the BF16 file."""
+    path = folder / "ours.kld"
+    with open_model(example, 1) as reference, open_model(quantized, 1) as artifact:
+        measure_divergence(reference, [artifact], [EVALUATION], limit=CHUNKS, save_logits=path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def theirs(folder: Path, llama_perplexity: list[str], example: Path) -> Path:
+    """What llama-perplexity keeps of it."""
+    path = folder / "theirs.kld"
+    options = ["-f", str(EVALUATION), "-c", "512", "--chunks", str(CHUNKS), "-t", "1", "--save-all-logits", str(path)]
+    subprocess.run([*llama_perplexity, "-m", str(example), *options], check=True, capture_output=True)
     return path
 
 
@@ -69,9 +70,10 @@ ROWS |= {f"{percent}% KLD": f"kl.{name}" for percent, name in PERCENTILES.items(
 ROWS |= {f"{percent}% \u0394p": f"delta_p.{name}" for percent, name in PERCENTILES.items()}
 
 
-def printed(binary: str, model: Path, logits: Path) -> dict[str, tuple[float, float]]:
+def printed(program: list[str], model: Path, logits: Path) -> dict[str, tuple[float, float]]:
     """The table of llama-perplexity --kl-divergence: number and half of its last digit, in the units of ours."""
-    arguments = [binary, "-m", model, "--kl-divergence", "--kl-divergence-base", logits, "-c", "512", "-t", "1"]
+    base = ["--kl-divergence", "--kl-divergence-base", str(logits)]
+    arguments = [*program, "-m", str(model), *base, "-c", "512", "-t", "1"]
     for _ in range(30):  # it can exit before its log is written
         done = subprocess.run(arguments, capture_output=True, check=True)
         table = (done.stdout + done.stderr).decode().partition("====== Perplexity statistics ======")[2]
@@ -90,41 +92,57 @@ def printed(binary: str, model: Path, logits: Path) -> dict[str, tuple[float, fl
     return found
 
 
-def test_llama_perplexity_on_its_own_file(llama_perplexity: str, saved: Path, quantized: Path) -> None:
-    """Every number, to one in the last digit that is printed: the logits and the file are the same."""
-    expected = printed(llama_perplexity, quantized, saved)
+@pytest.fixture
+def table(quantized: Path, golden: Golden, request: pytest.FixtureRequest) -> dict[str, tuple[float, float]]:
+    """What llama-perplexity prints for the quantized file, with the logits that it kept itself."""
+
+    def run() -> dict[str, float]:
+        program, theirs = (request.getfixturevalue(name) for name in ("llama_perplexity", "theirs"))
+        found = printed(program, quantized, theirs)
+        values = {name: value for name, (value, _) in found.items()}
+        return values | {f"{name} half": half for name, (_, half) in found.items()}
+
+    said = golden(run, EVALUATION, EXAMPLE, tolerance=1e-4)
+    return {name: (said[name], said[f"{name} half"]) for name in said if not name.endswith(" half")}
+
+
+@pytest.mark.oracle
+def test_llama_perplexity_on_its_own_file(
+    table: dict[str, tuple[float, float]], quantized: Path, golden: Golden, request: pytest.FixtureRequest
+) -> None:
+    """Every number, to one in the last digit that is printed: the logits and the file are the same.
+
+    Where llama-perplexity is not run, the file is ours, which it reads as its own.
+    """
+    kept = request.getfixturevalue("theirs" if golden.runs_peers else "ours")
     with open_model(quantized, 1) as artifact:
-        (result,) = measure_divergence(LogitsFile(saved), [artifact], [])
+        (result,) = measure_divergence(LogitsFile(kept), [artifact], [])
     found = numbers(result)
     # All but the correlation, of which three digits are printed under a name of its own, and the number of tokens.
-    assert found.keys() - expected.keys() == {"correlation", "tokens", "kl.p75", "kl.p25"}
-    for name, (value, half) in expected.items():
+    assert found.keys() - table.keys() == {"correlation", "tokens", "kl.p75", "kl.p25"}
+    for name, (value, half) in table.items():
         # Quantiles are interpolated in float32 there.
         assert found[name] == pytest.approx(value, abs=half + 5e-7 + 5e-5 * abs(value)), name
 
 
-def test_llama_perplexity_in_lock_step(llama_perplexity: str, saved: Path, quantized: Path, example: Path) -> None:
+@pytest.mark.oracle
+def test_llama_perplexity_in_lock_step(table: dict[str, tuple[float, float]], quantized: Path, example: Path) -> None:
     """The reference's logits as they are, not as the file rounds them: the same to four digits and more."""
-    expected = printed(llama_perplexity, quantized, saved)
     with open_model(example, 1) as reference, open_model(quantized, 1) as artifact:
         (result,) = measure_divergence(reference, [artifact], [EVALUATION], limit=CHUNKS)
     found = numbers(result)
     for name in ("kl.mean", "perplexity", "reference_perplexity", "ratio", "delta_p_rms", "same_top"):
-        value, half = expected[name]
+        value, half = table[name]
         assert found[name] == pytest.approx(value, rel=1e-4, abs=half), name
-    for name, (value, half) in expected.items():
+    for name, (value, half) in table.items():
         # What the file rounds by, up to 1e-4 of a token's log-probability, moves the quantiles a little.
         assert found[name] == pytest.approx(value, abs=half + 6e-5 + 5e-4 * abs(value)), name
 
 
-def test_llama_perplexity_reads_ours(
-    llama_perplexity: str, saved: Path, quantized: Path, example: Path, tmp_path: Path
-) -> None:
-    ours = tmp_path / "ours.kld"
-    with open_model(example, 1) as reference, open_model(quantized, 1) as artifact:
-        measure_divergence(reference, [artifact], [EVALUATION], limit=CHUNKS, save_logits=ours)
-    assert printed(llama_perplexity, quantized, ours) == printed(llama_perplexity, quantized, saved)
-    mine, theirs = ours.read_bytes(), saved.read_bytes()
-    assert len(mine) == len(theirs)
+@pytest.mark.oracle
+def test_llama_perplexity_reads_ours(llama_perplexity: list[str], theirs: Path, ours: Path, quantized: Path) -> None:
+    assert printed(llama_perplexity, quantized, ours) == printed(llama_perplexity, quantized, theirs)
+    mine, other = ours.read_bytes(), theirs.read_bytes()
+    assert len(mine) == len(other)
     # The lowest log-probability of a row may differ in its last bit: it is a logarithm of another library's sum.
-    assert (np.frombuffer(mine, np.uint8) != np.frombuffer(theirs, np.uint8)).mean() < 1e-5
+    assert (np.frombuffer(mine, np.uint8) != np.frombuffer(other, np.uint8)).mean() < 1e-5

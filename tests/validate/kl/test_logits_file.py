@@ -24,7 +24,7 @@ from mconv.validate.divergence.lockstep import measure_divergence
 from mconv.validate.divergence.logits_file import LogitsFile, LogitsWriter, is_logits_file
 
 from support.by_definition import EXAMPLE, LENGTH, all_logits, log_softmax, measure
-from support.command_line import Result
+from support.command_line import Command
 
 
 def read_by_hand(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +73,7 @@ def test_a_file_in_place_of_the_model(base: Path, rounded: Path, text: Path, kep
     assert len(tokens) == itself.chunks
 
 
-def test_the_first_chunks_of_a_file(rounded: Path, kept: Path, command: Callable[..., Result]) -> None:
+def test_the_first_chunks_of_a_file(rounded: Path, kept: Path, command: Command) -> None:
     result = command(cli, "kl", rounded, "--reference", kept, "--chunks", 3, "--json")
     assert result.code == 0
     (row,) = result.json["results"]
@@ -106,9 +106,7 @@ def test_a_file_that_is_not_finished_is_none(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_is_not_replaced(
-    base: Path, rounded: Path, text: Path, tmp_path: Path, command: Callable[..., Result]
-) -> None:
+def test_a_file_is_not_replaced(base: Path, rounded: Path, text: Path, tmp_path: Path, command: Command) -> None:
     there = tmp_path / "there.kld"
     there.write_bytes(b"mine")
     options = ("--text", text, "--ctx", LENGTH, "--save-logits")

@@ -20,6 +20,7 @@ from mconv.validate.weights.compare import compare_weights
 from mconv.validate.weights.pairs import pair_tensors
 
 from support import mutations
+from support.command_line import Command
 from support.gguf_parts import write_parts
 from support.legacy_imatrix import write_legacy_imatrix
 from support.weight_checks import LAYER, Make, compare, edit_config, found, spoil, statuses
@@ -62,7 +63,7 @@ def test_the_errors_are_those_of_numpy(kind: str, small: Path, make: Make) -> No
     assert len(rows) == 7
 
 
-def test_any_layout_is_a_reference(small: Path, make: Make, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_any_layout_is_a_reference(small: Path, make: Make, command: Command, tmp_path: Path) -> None:
     megatron, file = make(small, "megatron"), make(small, "BF16")
     back = tmp_path / "back"
     assert command(mconv, "megatron-to-hf", megatron, back).code == 0
@@ -72,7 +73,7 @@ def test_any_layout_is_a_reference(small: Path, make: Make, command, tmp_path: P
             assert (found(result), result.count("exact")) == ([], len(result.tensors)), (artifact, reference)
 
 
-def test_a_quantized_reference_is_decoded(small: Path, make: Make, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_quantized_reference_is_decoded(small: Path, make: Make, command: Command, tmp_path: Path) -> None:
     quantized, decoded = make(small, "Q4_K_M"), tmp_path / "decoded"
     assert command(mconv, "gguf-to-hf", quantized, decoded, "--dtype", "f32").code == 0
     result = compare(decoded, quantized)
@@ -149,8 +150,8 @@ def test_memory_is_bounded_by_chunks(kind: str, small: Path, make: Make) -> None
     assert peak(lambda: compare_weights(Subject(artifact), reference, threads=2)) - opening < 20 << 20
 
 
-def test_the_command_prints_a_row_a_type_and_fails_on_findings(  # type: ignore[no-untyped-def]
-    small: Path, make: Make, command, tmp_path: Path
+def test_the_command_prints_a_row_a_type_and_fails_on_findings(
+    small: Path, make: Make, command: Command, tmp_path: Path
 ) -> None:
     good, bad = make(small, "Q4_K_M"), Path(shutil.copy(make(small, "Q4_K_M"), tmp_path / "bad.gguf"))
     passed = command(cli, "weights", good, "--reference", small, "--threads", 1)
@@ -164,7 +165,7 @@ def test_the_command_prints_a_row_a_type_and_fails_on_findings(  # type: ignore[
     assert LAYER + "mlp.gate_proj.weight" in failed.err
 
 
-def test_the_json_of_the_command(small: Path, make: Make, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_json_of_the_command(small: Path, make: Make, command: Command, tmp_path: Path) -> None:
     good, cut = make(small, "BF16"), tmp_path / "cut.gguf"
     cut.write_bytes(good.read_bytes()[:-100000])
     result = command(cli, "weights", cut, good, "--reference", small, "--json")
@@ -190,7 +191,7 @@ def test_threads_change_nothing(small: Path, make: Make) -> None:
     assert one.tensors == three.tensors
 
 
-def test_what_cannot_be_compared_is_an_error(small: Path, make: Make, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_what_cannot_be_compared_is_an_error(small: Path, make: Make, command: Command, tmp_path: Path) -> None:
     good = make(small, "BF16")
     assert command(cli, "weights", tmp_path / "absent.gguf", "--reference", small).code == 4
     assert command(cli, "weights", good, "--reference", tmp_path / "absent").code == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from mconv.convert.cli.main import cli as mconv
 from mconv.convert.containers.safetensors import read_tensors
 
 from support import mutations
-from support.weight_checks import EXPERT, LAYER, Make, Mutation, compare, edit_config, found
+from support.command_line import Command
+from support.weight_checks import EXPERT, LAYER, Make, compare, edit_config, found
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +82,8 @@ def test_a_stack_of_experts_of_another_shape_is_named(experts: Path, tmp_path: P
     assert "[7, 256, 512], and the reference has [8, 256, 512]" in result.findings[0].what
 
 
-def test_a_megatron_folder_that_is_not_whole(small: Path, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    def megatron(name: str, change: Mutation, **config: object) -> Path:
+def test_a_megatron_folder_that_is_not_whole(small: Path, command: Command, tmp_path: Path) -> None:
+    def megatron(name: str, change: Callable[[dict[str, torch.Tensor]], object], **config: object) -> Path:
         folder = shutil.copytree(small, tmp_path / name)
         mutations.change_tensors(folder, change)
         edit_config(folder, **config)

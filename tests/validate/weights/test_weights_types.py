@@ -20,6 +20,7 @@ from mconv.validate.weights.kernels import damaged_blocks, measure
 from mconv.validate.weights.verdict import is_sound
 
 from support import mutations
+from support.command_line import Command
 from support.legacy_imatrix import write_legacy_imatrix
 from support.weight_checks import LAYER, Make, compare, decoded, encoded, found
 
@@ -101,7 +102,7 @@ def test_rows_of_zeros_are_counted(small: Path, make: Make, tmp_path: Path) -> N
     assert "row 100" in result.findings[0].what
 
 
-def test_a_detour_through_bfloat16_is_a_warning(tied: Path, make: Make, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_detour_through_bfloat16_is_a_warning(tied: Path, make: Make, command: Command, tmp_path: Path) -> None:
     folder, artifact = tmp_path / "rounded", tmp_path / "rounded.gguf"
     assert command(mconv, "gguf-to-hf", make(tied, "BF16"), folder, "--dtype", "bf16").code == 0
     assert command(mconv, "hf-to-gguf", folder, artifact, "--outtype", "f32").code == 0

@@ -66,8 +66,8 @@ def write_parts(whole: Path, folder: Path, limit: int) -> list[Path]:
 
 def test_the_parts_are_those_of_llama_gguf_split(whole: Path, splitter: Path, tmp_path: Path) -> None:
     # It reads sizes in whole megabytes.
-    command = [splitter, "--split", "--split-max-size", f"{LIMIT // 1_000_000}M", whole, tmp_path / "theirs"]
-    subprocess.run(command, check=True, capture_output=True)
+    words = [splitter, "--split", "--split-max-size", f"{LIMIT // 1_000_000}M", whole, tmp_path / "theirs"]
+    subprocess.run(list(map(str, words)), check=True, capture_output=True)
     theirs = sorted(tmp_path.glob("theirs-*.gguf"))
     ours = write_parts(whole, tmp_path, LIMIT)
     assert len(ours) == len(theirs) > 3

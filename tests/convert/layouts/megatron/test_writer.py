@@ -23,11 +23,10 @@ from mconv.convert.tensors.nodes import row_count
 from mconv.quantize.cli import cli as mquant
 
 from support import checkpoints
+from support.command_line import Command, Direction
 
 SMALL = {**checkpoints.SHAPE, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2}
 DATA = "release/__0_0.distcp"
-
-Convert = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def convert(command, tmp_path: Path) -> Convert:  # type: ignore[no-untyped-def]
+def convert(command: Command, tmp_path: Path) -> Direction:
     """Run one of mconv's commands, and return what it wrote."""
 
     def run(name: str, source: Path, out: str, *options: object) -> Path:
@@ -70,7 +69,7 @@ def edited(model: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]]
 
 
 @pytest.mark.parametrize("name", ["dense", "experts", "tied"])
-def test_the_detour_through_gguf_changes_no_byte(name: str, convert: Convert, request: pytest.FixtureRequest) -> None:
+def test_the_detour_through_gguf_changes_no_byte(name: str, convert: Direction, request: pytest.FixtureRequest) -> None:
     source = request.getfixturevalue(name)
     outtype = "f32" if name == "tied" else "bf16"
     file = convert("hf-to-gguf", source, "model.gguf", "--outtype", outtype)
@@ -82,7 +81,9 @@ def test_the_detour_through_gguf_changes_no_byte(name: str, convert: Convert, re
 
 
 @pytest.mark.parametrize("dtype", ["auto", "f32", "f16"])
-def test_quantized_tensors_are_decoded(dtype: str, model: Path, convert: Convert, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_quantized_tensors_are_decoded(
+    dtype: str, model: Path, convert: Direction, command: Command, tmp_path: Path
+) -> None:
     """In Q4_K_M the tensors that Megatron-Core fuses have several types."""
     assert command(mquant, model, "--type", "Q4_K_M", "--output", tmp_path / "m.gguf").code == 0
     folder = convert("gguf-to-hf", tmp_path / "m.gguf", "folder", "--dtype", dtype)
@@ -95,7 +96,7 @@ def test_quantized_tensors_are_decoded(dtype: str, model: Path, convert: Convert
         assert torch.equal(back[name], tensor), name
 
 
-def test_what_lies_beside_the_weights_is_carried(model: Path, convert: Convert) -> None:
+def test_what_lies_beside_the_weights_is_carried(model: Path, convert: Direction) -> None:
     megatron = convert("hf-to-megatron", model, "megatron")
     back = convert("megatron-to-hf", megatron, "back")
     names = {path.relative_to(model) for path in model.rglob("*") if path.is_file() and path.suffix != ".safetensors"}
@@ -108,7 +109,7 @@ def test_what_lies_beside_the_weights_is_carried(model: Path, convert: Convert) 
     assert json.loads((cast / "config.json").read_text()) == {**original, "dtype": "float32"}
 
 
-def test_each_chunk_is_a_whole_torch_file(model: Path, convert: Convert) -> None:
+def test_each_chunk_is_a_whole_torch_file(model: Path, convert: Direction) -> None:
     megatron = convert("hf-to-megatron", model, "megatron")
     index = pickle.loads((megatron / "release/.metadata").read_bytes())
     data = (megatron / DATA).read_bytes()
@@ -126,7 +127,7 @@ def test_each_chunk_is_a_whole_torch_file(model: Path, convert: Convert) -> None
 
 
 def test_neither_threads_nor_chunks_change_a_byte(
-    model: Path, convert: Convert, monkeypatch: pytest.MonkeyPatch
+    model: Path, convert: Direction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, three = (convert("hf-to-megatron", model, str(n), "--threads", n) for n in (1, 3))
     assert (one / DATA).read_bytes() == (three / DATA).read_bytes()
@@ -140,7 +141,7 @@ def test_neither_threads_nor_chunks_change_a_byte(
     assert all(torch.equal(tensor, values(back)[name]) for name, tensor in values(model).items())
 
 
-def test_each_tensor_keeps_its_own_type(model: Path, convert: Convert, tmp_path: Path) -> None:
+def test_each_tensor_keeps_its_own_type(model: Path, convert: Direction, tmp_path: Path) -> None:
     def widen(tensors: dict[str, torch.Tensor]) -> None:
         for name in tensors:
             if "norm" in name:
@@ -148,17 +149,17 @@ def test_each_tensor_keeps_its_own_type(model: Path, convert: Convert, tmp_path:
         tensors["lm_head.weight"] = tensors["lm_head.weight"].half()
 
     source = edited(model, tmp_path / "mixed", widen)
-    for way in (("hf-to-megatron", "megatron-to-hf"), ("hf-to-gguf", "gguf-to-hf")):
-        there = convert(way[0], source, way[0], *(["--outtype", "bf16"] if way[0] == "hf-to-gguf" else []))
-        back = values(convert(way[1], there, way[1]))
+    for layout, options in (("megatron", ()), ("gguf", ("--outtype", "bf16"))):
+        there = convert(f"hf-to-{layout}", source, f"hf-to-{layout}", *options)
+        back = values(convert(f"{layout}-to-hf", there, f"{layout}-to-hf"))
         for name, tensor in values(source).items():
-            if name == "lm_head.weight" and way[0] == "hf-to-gguf":
+            if name == "lm_head.weight" and layout == "gguf":
                 continue
             assert back[name].dtype == tensor.dtype
             assert torch.equal(back[name], tensor), name
 
 
-def test_several_types_under_one_key_become_float32(model: Path, convert: Convert, tmp_path: Path) -> None:
+def test_several_types_under_one_key_become_float32(model: Path, convert: Direction, tmp_path: Path) -> None:
     def widen(tensors: dict[str, torch.Tensor]) -> None:
         name = "model.layers.1.self_attn.k_proj.weight"
         tensors[name] = tensors[name].float() * 1.001
@@ -174,7 +175,7 @@ def test_several_types_under_one_key_become_float32(model: Path, convert: Conver
             assert np.array_equal(rows, tensor.float().numpy()), name
 
 
-def test_a_weight_that_is_not_finite_leaves_nothing(model: Path, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_weight_that_is_not_finite_leaves_nothing(model: Path, command: Command, tmp_path: Path) -> None:
     def spoil(tensors: dict[str, torch.Tensor]) -> None:
         tensors["model.layers.1.self_attn.v_proj.weight"][3, 5] = torch.nan
 
@@ -186,7 +187,7 @@ def test_a_weight_that_is_not_finite_leaves_nothing(model: Path, command, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["spoiled"]
 
 
-def test_a_folder_that_another_run_writes_is_left_to_it(model: Path, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_folder_that_another_run_writes_is_left_to_it(model: Path, command: Command, tmp_path: Path) -> None:
     growing = tmp_path / "out.partial"
     growing.mkdir()
     (growing / "half").write_text("of a model")
@@ -202,7 +203,7 @@ def test_a_folder_that_another_run_writes_is_left_to_it(model: Path, command, tm
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_link_and_an_empty_folder_are_written_into(model: Path, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_link_and_an_empty_folder_are_written_into(model: Path, command: Command, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
     for options in ((), ("--overwrite",)):
@@ -212,7 +213,7 @@ def test_a_link_and_an_empty_folder_are_written_into(model: Path, command, tmp_p
     assert (tmp_path / "link").is_symlink()
 
 
-def test_the_plan_is_what_is_written(model: Path, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_plan_is_what_is_written(model: Path, command: Command, tmp_path: Path) -> None:
     planned = command(cli, "hf-to-megatron", model, tmp_path / "out", "--dry-run", "--json").json
     assert not (tmp_path / "out").exists()
     written = command(cli, "hf-to-megatron", model, tmp_path / "out", "--json").json
