@@ -170,7 +170,7 @@ def test_a_megatron_folder_is_the_same_model(
     with load(folder) as model:
         chunks = draw(model.vocab_size)
         expected = scored(model, chunks)
-    with open_model(tmp_path / "megatron", 1, folder) as converted:
+    with open_model(tmp_path / "megatron", 1, hf_config=folder) as converted:
         np.testing.assert_array_equal(scored(converted, chunks), expected)
         assert (converted.vocabulary.adds_bos, converted.vocabulary.bos) == (True, 1)
 
