@@ -1,41 +1,15 @@
-"""Jobs: the row ranges that a plan is carried out in, small enough to bound memory and to lose little when killed."""
+"""The row ranges that a plan is carried out in: small enough to bound memory, and to lose little when killed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mconv.convert.tensors.nodes import row_length
 from mconv.convert.tensors.rows import Target
 
-if TYPE_CHECKING:
-    from mconv.convert.engine.plan import PlannedTensor
-
 # Weights in a chunk: large enough that a call's overhead vanishes, small enough that every core has work to the end and
 # that a thread's buffers stay in a few megabytes.
 CHUNK_WEIGHTS = 1 << 20
-
-
-@dataclass(frozen=True)
-class Job:
-    """A row range of one tensor of a plan.
-
-    Attributes:
-        number: its place among the jobs of the plan.
-        tensor: what the rows belong to.
-        start, stop: the rows.
-    """
-
-    number: int
-    tensor: PlannedTensor
-    start: int
-    stop: int
-
-    @property
-    def size(self) -> int:
-        """Bytes that it writes."""
-        return (self.stop - self.start) * self.tensor.row_bytes
 
 
 def cut(target: Target, *, whole: bool = False) -> Iterator[tuple[int, int]]:
@@ -43,6 +17,9 @@ def cut(target: Target, *, whole: bool = False) -> Iterator[tuple[int, int]]:
 
     Args:
         whole: a single range: the bytes around the data depend on all of them.
+
+    Example:
+        A matrix of 4096 x 4096 weights is cut into 16 ranges of 256 rows.
     """
     rows = target.rows.count
     if whole:

@@ -7,6 +7,7 @@ the check for free disk, the journal and the reports all read the same one. Equa
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +16,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mconv.convert.engine.jobs import Job, cut
+from mconv.convert import __version__
+from mconv.convert.engine.jobs import cut
+from mconv.convert.errors import FormatError
 from mconv.convert.tensors.encodings import find_encoding
 from mconv.convert.tensors.files import SourceFile
 from mconv.convert.tensors.nodes import row_length
-from mconv.convert.tensors.plain import plain
+from mconv.convert.tensors.plain import PlainWriter, plain, read_plain
 from mconv.convert.tensors.rows import Target
+
+_FORMAT = "mconv-plan"
 
 
 class Envelope(Protocol):
@@ -93,6 +98,27 @@ class PlannedTensor:
         return self.target.rows.count * self.row_bytes
 
 
+@dataclass(frozen=True)
+class Job:
+    """A row range of one tensor of a plan.
+
+    Attributes:
+        number: its place among the jobs of the plan.
+        tensor: what the rows belong to.
+        start, stop: the rows.
+    """
+
+    number: int
+    tensor: PlannedTensor
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Bytes that it writes."""
+        return (self.stop - self.start) * self.tensor.row_bytes
+
+
 @plain
 @dataclass(frozen=True)
 class Plan:
@@ -137,16 +163,15 @@ class Plan:
 
         A run that was killed is continued only under the same digest.
         """
-        from mconv.convert.engine.serialize import plan_digest
-
-        return plan_digest(self)
+        text = json.dumps([__version__, PlainWriter().write(self)], separators=(",", ":"))
+        return hashlib.sha256(text.encode("ascii")).hexdigest()
 
     @cached_property
     def sources(self) -> tuple[SourceFile, ...]:
         """Every file that is read for it."""
-        from mconv.convert.engine.serialize import source_files
-
-        return source_files(self)
+        writer = PlainWriter()
+        writer.write(self)
+        return tuple(value for value in writer.places if isinstance(value, SourceFile))
 
     @cached_property
     def job_count(self) -> int:
@@ -175,9 +200,8 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON, for another process, machine or day."""
-        from mconv.convert.engine.serialize import plan_to_json
-
-        return plan_to_json(self)
+        objects = PlainWriter().write(self)
+        return json.dumps({"format": _FORMAT, "version": __version__, "digest": self.digest, "objects": objects})
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -186,9 +210,23 @@ class Plan:
         Raises:
             FormatError: it was edited or cut off, or another version made it.
         """
-        from mconv.convert.engine.serialize import plan_from_json
-
-        return plan_from_json(text)
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"the plan is not valid JSON: {error}", "give what Plan.to_json wrote") from error
+        if not isinstance(document, dict) or document.get("format") != _FORMAT:
+            raise FormatError("the text is not a plan", "give what Plan.to_json wrote")
+        if document.get("version") != __version__:
+            raise FormatError(
+                f"the plan is from version {str(document.get('version'))[:20]}, this is {__version__}",
+                "make the plan anew with this version",
+            )
+        plan = read_plain(document.get("objects"))
+        if not isinstance(plan, cls) or plan.digest != document.get("digest"):
+            raise FormatError(
+                "the plan was changed after it was made", "make the plan anew; plans are not to be edited by hand"
+            )
+        return plan
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from enum import Enum
 
+from mconv.convert.tensors.plain import plain
 
+
+@plain
 class Role(Enum):
     """What one tensor is for. Those of a layer are one role in all layers, those of an expert one in all experts.
 

@@ -9,8 +9,10 @@ import difflib
 from enum import Enum
 
 from mconv.convert.errors import QuantizationError, UsageError
+from mconv.convert.tensors.plain import plain
 
 
+@plain
 class BlockType(Enum):
     """A type that ggml can encode to: number in the file, weights and bytes of one block."""
 

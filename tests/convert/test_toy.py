@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mconv
 from mconv.convert import layouts
-from mconv.convert.conversion import plan_conversion
 from mconv.convert.engine.plan import FolderPlan, Plan, TypedTarget, place_tensors
 from mconv.convert.families import family_of_class
-from mconv.convert.layouts import find_layout, open_checkpoint, register_layout
+from mconv.convert.layouts import register_layout
 from mconv.convert.layouts.layout import Layout, LayoutOption, Planned
 from mconv.convert.model.checkpoint import Checkpoint
 from mconv.convert.tensors import encodings
 from mconv.convert.tensors.encodings import DecodedTensor, RowBlock, register_encoding, widen
 from mconv.convert.tensors.files import SourceFile
-from mconv.convert.tensors.nodes import FileTensor, Tensor, row_count
+from mconv.convert.tensors.nodes import FileTensor, Tensor, row_count, row_length
 from mconv.convert.tensors.rows import Rows, Target
 from mconv.convert.tokenizer import read_vocabulary
 
@@ -53,16 +53,18 @@ def plan(checkpoint: Checkpoint, *, prefix: str) -> Planned:
     return Planned(FolderPlan({"toy.bin": Plan(b"", tensors, sum(tensor.size for tensor in tensors))}, files), "TOY")
 
 
+def is_toy(path: Path) -> bool:
+    return (path / "toy.json").is_file()
+
+
 def open_toy(path: Path) -> Checkpoint:
     index, config = (json.loads((path / name).read_text()) for name in ("toy.json", "config.json"))
     spec, file = family_of_class(config["architectures"][0]).read_config(config), SourceFile.at(path / "toy.bin")
 
     def tensor(stored: str, place: int, shape: tuple[int, ...], offsets: list[int]) -> Tensor:
         name, rows = stored.removeprefix(index["prefix"]), row_count(shape)
-        sizes = Bytes().plane_row_bytes(shape[-1] if len(shape) > 1 else 1)
-        planes = [
-            FileTensor(name, "bytes", (rows, n), file, at, n, (0, 0)) for at, n in zip(offsets, sizes, strict=True)
-        ]
+        places = zip(offsets, Bytes().plane_row_bytes(row_length(shape)), strict=True)
+        planes = [FileTensor(name, "bytes", (rows, size), file, at, size, (0, 0)) for at, size in places]
         return DecodedTensor(name, shape, "TOY", tuple(planes), (0, place))
 
     listed = enumerate(index["tensors"].items())
@@ -79,30 +81,18 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layouts, "_registered", {})
     monkeypatch.setattr(encodings, "_encodings", dict(encodings._encodings))
     register_encoding(Bytes())
-    option = LayoutOption("prefix", "What all names begin with.", default="toy.")
-    register_layout(
-        Layout(
-            "toy",
-            "a toy",
-            "folder",
-            lambda path: (path / "toy.json").is_file(),
-            open_toy,
-            plan,
-            write_options=(option,),
-        )
-    )
+    options = (LayoutOption("prefix", "What all names begin with.", default="toy."),)
+    register_layout(Layout("toy", "a toy", "folder", is_toy, open_toy, plan, write_options=options))
 
 
 def convert(source: Path, layout: str, out: Path, **options: Any) -> Path:
-    conversion = plan_conversion(open_checkpoint(source), find_layout(layout), out, **options)
-    conversion.check()
-    conversion.run()
+    mconv.run(mconv.plan(source, layout, out, **options))
     return out
 
 
 def test_a_checkpoint_goes_through_a_layout_and_an_encoding_from_outside(tmp_path: Path) -> None:
     toy = convert(TINY_MISTRAL, "toy", tmp_path / "toy", prefix="t.")
-    assert open_checkpoint(toy).layout == "toy"
+    assert mconv.open(toy).layout == "toy"
     back = convert(toy, "hf", tmp_path / "back", dtype="bf16")
     assert (back / "model.safetensors").read_bytes() == (TINY_MISTRAL / "model.safetensors").read_bytes()
     assert convert(toy, "gguf", tmp_path / "a.gguf", outtype="bf16").stat().st_size > 1_000_000
