@@ -15,7 +15,7 @@ from mconv.convert.containers.gguf_split import read_gguf_model
 from mconv.convert.documents import read_object
 from mconv.convert.errors import MconvError, SourceError, UsageError
 from mconv.convert.families import family_of_class
-from mconv.convert.layouts import layouts, options_for
+from mconv.convert.layouts import detect_layout, layouts, options_for
 from mconv.convert.layouts.gguf.reader import gguf_checkpoint
 from mconv.convert.layouts.hf.names import CONFIG
 from mconv.convert.layouts.hf.reader import architecture, hf_checkpoint, read_model_config, read_shards
@@ -108,6 +108,7 @@ class Subject:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The whole model by canonical names; only headers and configuration are read."""
+        detect_layout(self.path)  # says that there is nothing, where there is nothing
         if self.is_gguf:
             return gguf_checkpoint(self.path, self.header)
         if self.layout == "megatron":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mconv.convert.errors import DiskError, FormatError, SourceError
+from mconv.convert.reporting import Listener, listening
 from mconv.release import ledger as ledger_module
 from mconv.release.files import FileDigest, digest_file
 from mconv.release.ledger import Ledger, Step, content_step, open_ledger, read_ledger, write_contents
@@ -102,6 +104,14 @@ class TestResumed:
             assert ledger.is_done(step())
 
 
+@pytest.fixture
+def heard() -> Iterator[list[str]]:
+    """What a ledger tells."""
+    lines: list[str] = []
+    with listening(Listener(note=lines.append)):
+        yield lines
+
+
 class TestAChangedInput:
     def test_the_step_is_not_done(self, folder: Path) -> None:
         with open_ledger(folder) as ledger:
@@ -119,13 +129,13 @@ class TestAChangedInput:
             ledger.begin(step("weights", "part-1.gguf"))
             assert [path.name for path in sorted(folder.glob("*.gguf"))] == ["part-1.gguf"]
 
-    def test_a_step_that_is_not_wanted_any_more(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_step_that_is_not_wanted_any_more(self, folder: Path, heard: list[str]) -> None:
         with open_ledger(folder) as ledger:
             carry_out(ledger, step("old", "old.gguf"))
             carry_out(ledger, step("new", "new.gguf"))
             ledger.keep_only(["new", "later"])
             assert [path.name for path in folder.glob("*.gguf")] == ["new.gguf"]
-        assert capsys.readouterr().err == "note: old.gguf is removed: the recipe does not ask for it any more\n"
+        assert heard == ["old.gguf is removed: the recipe does not ask for it any more"]
         assert list(json.loads((folder / STATE).read_text())["steps"]) == ["new"]
 
     def test_small_files_are_written_where_their_content_changed(self, folder: Path) -> None:
@@ -153,9 +163,7 @@ class TestAChangedInput:
 
 class TestAChangedOutput:
     @pytest.mark.parametrize("content", [b"mad", b"maDe", b"made more"])
-    def test_a_file_of_another_content_is_made_again(
-        self, folder: Path, content: bytes, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_file_of_another_content_is_made_again(self, folder: Path, content: bytes, heard: list[str]) -> None:
         with open_ledger(folder) as ledger:
             carry_out(ledger, step())
             (folder / "model.gguf").write_bytes(content)
@@ -163,7 +171,7 @@ class TestAChangedOutput:
             assert not ledger.is_done(step()) and not ledger.is_intact("weights")
             carry_out(ledger, step())
             assert ledger.is_done(step())
-        assert capsys.readouterr().err == "note: model.gguf is not what was built: it is made again\n"
+        assert heard == ["model.gguf is not what was built: it is made again"]
 
     def test_a_file_that_was_only_touched_is_still_done(self, folder: Path) -> None:
         with open_ledger(folder) as ledger:

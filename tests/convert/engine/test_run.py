@@ -337,16 +337,18 @@ def test_a_failed_sync_ends_the_run(targets: list[Target], out: Path, monkeypatc
     assert list(out.iterdir()) == []
 
 
-def test_few_files_are_open_at_once(tmp_path: Path) -> None:
+def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many a checkpoint has."""
     import resource
 
+    monkeypatch.setattr("mconv.convert.tensors.files._MOST_OPEN", 8)
     many = [target for number in range(40) for target in plans.write_source(tmp_path / f"source-{number}")]
     renamed = [Target(f"{number}", target.shape, target.rows) for number, target in enumerate(many)]
     outputs = plans.outputs(tmp_path, renamed, "F32")
 
     def few() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+        limit = len(list(Path("/proc/self/fd").iterdir())) + 16
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
         run(outputs, executor=LocalExecutor(2))
 
     assert in_child(few) == 0
