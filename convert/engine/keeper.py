@@ -66,8 +66,12 @@ class JournalKeeper:
         if self._error is not None:
             raise self._error
 
-    def finish(self) -> None:
-        """Sync every file, and write down that it is whole.
+    def finish(self, *, write_down: bool) -> None:
+        """Sync every file.
+
+        Args:
+            write_down: whether the journals say that the files are whole: they are to get their names one by one, and a
+                run that is killed meanwhile is to go on with those that have none.
 
         Raises:
             OSError: syncing failed.
@@ -77,7 +81,8 @@ class JournalKeeper:
             raise self._error
         for number, file in enumerate(self._files):
             status = file.sync()
-            self._write(number, self._done[number], status.st_mtime_ns)
+            if write_down:
+                self._write(number, self._done[number], status.st_mtime_ns)
         self._new.clear()
 
     def __enter__(self) -> JournalKeeper:

@@ -220,9 +220,10 @@ def begin(
         inode = os.fstat(handle).st_ino
         entry = output.entry()
         if entry is None:
-            remove_journal(partial)
-            # A journal that came back after a power cut would speak of data that is gone.
-            sync_folder(partial.parent)
+            if any(path.exists() for path in journal_files(partial)):
+                remove_journal(partial)
+                # A journal that came back after a power cut would speak of data that is gone.
+                sync_folder(partial.parent)
             with naming(output.path):
                 os.ftruncate(handle, 0)
                 os.ftruncate(handle, output.plan.size)

@@ -157,21 +157,26 @@ class Plan:
         """Hash of the header, which says nothing of where the weights come from: it may go into an artifact."""
         return hashlib.sha256(self.header).hexdigest()
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """SHA-256 of everything that decides on the file's bytes, with the place, size and age of every source.
 
         A run that was killed is continued only under the same digest.
         """
-        text = json.dumps([__version__, PlainWriter().write(self)], separators=(",", ":"))
-        return hashlib.sha256(text.encode("ascii")).hexdigest()
+        return self._identity[0]
 
-    @cached_property
+    @property
     def sources(self) -> tuple[SourceFile, ...]:
         """Every file that is read for it."""
+        return self._identity[1]
+
+    @cached_property
+    def _identity(self) -> tuple[str, tuple[SourceFile, ...]]:
+        """`digest` and `sources`, which take one look at all parts."""
         writer = PlainWriter()
-        writer.write(self)
-        return tuple(value for value in writer.places if isinstance(value, SourceFile))
+        text = json.dumps([__version__, writer.write(self)], separators=(",", ":"))
+        digest = hashlib.sha256(text.encode("ascii")).hexdigest()
+        return digest, tuple(part for part in writer.places if isinstance(part, SourceFile))
 
     @cached_property
     def job_count(self) -> int:

@@ -142,7 +142,7 @@ def carry_out(
                 report(progress)
             for source in {source for output in growing for source in output.plan.sources}:
                 source.check_unchanged()
-            keeper.finish()
+            keeper.finish(write_down=keep_journals or len(files) > 1)
         for file in files:
             file.give_name(overwrite=overwrite)
         for folder in {file.path.parent for file in files}:
