@@ -1,3 +1,3 @@
-"""mconv: checkpoints of the Mistral family, moved between layouts row by row, never changing a value."""
+"""mconv: convert checkpoints of the Mistral family between layouts, row by row, without changing a value."""
 
 __version__ = "0.1.0"

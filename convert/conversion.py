@@ -1,4 +1,4 @@
-"""A checkpoint on its way into another layout: planned, checked, written."""
+"""Conversion of a checkpoint into another layout: plan, check, write."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is written where. It is plain data: another process can carry it out.
+    """What is written where. It is plain data, so another process can run it.
 
     Attributes:
-        layout: name of the target's.
-        planned: what the source becomes.
-        path: the file or folder that it becomes.
+        layout: name of the target layout.
+        planned: the plan of the file or folder.
+        path: the file or folder to write.
         inputs: the files that are read.
     """
 
@@ -42,7 +42,7 @@ class Conversion:
         return FolderOutput(self.planned.plan, self.path, layout.replaces, layout.refuses)
 
     def check(self, *, overwrite: bool = False) -> None:
-        """Refuse what could not end well, before anything is written; see `check_outputs` and `check_folder`."""
+        """Reject outputs that cannot be written, before writing anything; see `check_outputs` and `check_folder`."""
         output = self.output()
         if isinstance(output, Output):
             check_outputs([output], self.inputs, overwrite=overwrite)
@@ -57,7 +57,7 @@ class Conversion:
         keep_partial: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Progress:
-        """Write it, see `engine.run.run`."""
+        """Write the output; see `engine.run.run`."""
         output = self.output()
         if isinstance(output, Output):
             return run(
@@ -69,16 +69,16 @@ class Conversion:
 
 
 def plan_conversion(checkpoint: Checkpoint, layout: Layout, path: Path, **options: Any) -> Conversion:
-    """Decide every byte of a checkpoint in another layout, without reading a weight.
+    """Plan every byte of a checkpoint in another layout, without reading any weights.
 
     Args:
-        layout: of the target.
+        layout: the target layout.
         path: the file or folder to write.
-        options: write options of the layout; None stands for the default.
+        options: write options of the layout; None means the default.
 
     Raises:
-        UsageError: an option that the layout does not have, or a value that it does not take.
-        SourceError, MappingError, FormatError, QuantizationError: the checkpoint cannot be had in this layout.
+        UsageError: the layout does not have an option, or does not accept its value.
+        SourceError, MappingError, FormatError, QuantizationError: the checkpoint cannot be converted to this layout.
     """
     planned = layout.plan(checkpoint, **layout.resolve(**options))
     return Conversion(layout.name, planned, path, checkpoint.files)

@@ -1,7 +1,7 @@
-"""What a library tells whoever uses it: notes and progress, as callbacks; and sizes as people read and write them.
+"""How the library reports to its caller: notes and progress, as callbacks. Also sizes as people read and write them.
 
-Nothing below the command lines prints. A command line listens on the terminal, a program with functions of its own;
-where nobody listens, nothing is told.
+Only the command lines print. A command line prints reports on the terminal; a program passes its own functions. Without
+a listener, reports are discarded.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ class Bar(Protocol):
     """Progress through something of a known size."""
 
     def update(self, count: int, detail: str = "") -> object:
-        """So many more are done; the detail, if any, is worth showing beside it."""
+        """Advance by `count`; show the detail, if any, beside the bar."""
 
 
 class _NoBar:
     def update(self, count: int, detail: str = "") -> None:
-        """Nobody looks."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Who is told.
+    """Callbacks that receive reports.
 
     Attributes:
-        note: takes a line that is worth knowing.
-        warn: takes a line that says what is not as it should be, though it is not an error.
-        bar: makes the progress through something, given its size, what it is, and the unit of its size: "B" for bytes;
-            the context is left when it is through.
+        note: receives one line of information.
+        warn: receives one line about something that is wrong but is not an error.
+        bar: creates a progress bar, given the total, a label, and the unit of the total, such as "B" for bytes; its
+            context ends when the work is complete.
     """
 
     note: Callable[[str], object] = lambda _: None
@@ -48,7 +48,7 @@ _listeners = [Listener()]
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Have a listener be told for as long as the block runs.
+    """Send reports to a listener while the block runs.
 
     Example:
         >>> heard = []
@@ -65,31 +65,31 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def note(text: str) -> None:
-    """Tell something that is worth knowing."""
+    """Report one line of information."""
     _listeners[-1].note(text)
 
 
 def warn(text: str) -> None:
-    """Tell what is not as it should be, though it is not an error."""
+    """Report something that is wrong but is not an error."""
     _listeners[-1].warn(text)
 
 
 def progress_bar(total: int, what: str, unit: str = "B") -> AbstractContextManager[Bar]:
-    """Progress through something, to be used in a `with` block.
+    """A progress bar, to be used in a `with` block.
 
     Args:
-        total: its size.
-        what: what it is, such as the name of a file.
-        unit: of the size: "B" for bytes, "tok" for tokens.
+        total: the total amount of work.
+        what: a label, such as the name of a file.
+        unit: the unit of the total: "B" for bytes, "tok" for tokens.
     """
     return _listeners[-1].bar(total, what, unit)
 
 
 def parse_bytes(text: str) -> int:
-    """A size as people write it, in decimal units: 5GB, 500MB, 1.5GB, 1000000.
+    """Parse a size in decimal units: 5GB, 500MB, 1.5GB, 1000000.
 
     Raises:
-        UsageError: it is not a size, or zero.
+        UsageError: it is not a size, or it is zero.
 
     Example:
         >>> parse_bytes("1.5GB")
@@ -103,7 +103,7 @@ def parse_bytes(text: str) -> int:
 
 
 def format_bytes(count: int) -> str:
-    """A size for people, in the decimal units that file listings use.
+    """Format a size in the decimal units that file listings use.
 
     Example:
         >>> format_bytes(14_300_000_000)
@@ -118,5 +118,5 @@ def format_bytes(count: int) -> str:
 
 
 def printable(text: str) -> str:
-    """A text without the halves of characters that stand for odd bytes in a file's name."""
+    """The text without the surrogates that Python uses for undecodable bytes in a file name."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""What a checkpoint is, in the words of no layout."""
+"""A summary of a checkpoint, in terms that do not depend on its layout."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _NOT_SHOWN = frozenset({"family", "rope"})
 
 @dataclass(frozen=True)
 class Summary:
-    """What a checkpoint is.
+    """A summary of a checkpoint.
 
     Attributes:
-        layout, family: by their names.
-        gguf_architecture: of its GGUF form; None where it has none.
-        name: of the model, as far as it is known.
-        size_label: the parameter count as people say it: 24B, 8x7B.
-        parameters, bytes, tensors: how many; experts that a layout stacks are counted one by one, so that a model has
-            as many tensors in each.
+        layout, family: their names.
+        gguf_architecture: the architecture name in GGUF; None if GGUF has no such architecture.
+        name: the name of the model, if known.
+        size_label: the parameter count in short form: 24B, 8x7B.
+        parameters, bytes, tensors: how many; experts that a layout stacks are counted one by one, so that the number of
+            tensors of a model is the same in every layout.
         types: number of tensors by type, most frequent first.
         shape, rope: hyperparameters by their names in `ModelSpec` and `Rope`.
         vocabulary: source, model, tokens by type, special tokens.
@@ -51,7 +51,7 @@ class Summary:
 
 
 def summarize(checkpoint: Checkpoint) -> Summary:
-    """Say what a checkpoint is. No weight is read.
+    """Summarize a checkpoint without reading any weights.
 
     Raises:
         SourceError, FormatError: the vocabulary cannot be read.

@@ -1,1 +1,1 @@
-"""The command line of mconv, and what all command lines share."""
+"""The command line of mconv, and code that all command lines share."""

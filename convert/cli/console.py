@@ -1,4 +1,4 @@
-"""What every command shares towards the person in front of it: data on stdout, all else on stderr, one exit code."""
+"""Output of all commands: data on stdout, everything else on stderr, one exit code."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ INTERRUPTED = 130
 
 
 def run_command(command: click.Command) -> None:
-    """Run a command line to its end: errors become two lines on stderr, and the process exits with their code."""
-    # The next file to be opened would become a stream that was closed.
+    """Run a command line and exit: an error is printed as two lines on stderr and sets the exit code."""
+    # If a standard stream is closed, the next file opened would get its file descriptor.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     _interrupted.clear()
@@ -63,13 +63,13 @@ def _bar(total: int, what: str, unit: str) -> Iterator[Bar]:
 
 
 class _InterruptedBar:
-    """A bar that raises an interrupt which went unheard."""
+    """A bar that raises an interrupt that Python lost."""
 
     def __init__(self, bar: tqdm[Any]) -> None:
         self._bar = bar
 
     def update(self, count: int, detail: str = "") -> None:
-        """So many more are done."""
+        """Advance by `count`."""
         if _interrupted:
             raise KeyboardInterrupt
         if detail:
@@ -93,7 +93,7 @@ def _exit_code(command: click.Command) -> int:
         report_error(error.what, error.hint)
         return error.exit_code
     except SystemExit:
-        # The reader of our stdout went away (`| head`), and click saw it first: there is nobody left to tell.
+        # The reader of stdout has closed the pipe (`| head`), and click noticed it first: there is nothing to report.
         return INTERRUPTED
     except OSError as error:
         disk = disk_error(error)
@@ -115,12 +115,12 @@ def report_error(what: str, hint: str) -> None:
 
 
 def emit_json(members: dict[str, Any]) -> None:
-    """Print one JSON object on stdout, see `json_text`."""
+    """Print one JSON object on stdout; see `json_text`."""
     click.echo(json_text(members))
 
 
 def emit_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows of text under headers on stdout; columns whose cells are numbers go to the right."""
+    """Print a table with headers on stdout; columns of numbers are aligned to the right."""
     cells = [list(headers), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
     right = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(headers))]
@@ -133,7 +133,7 @@ def emit_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def _stderr(line: str) -> None:
-    # tqdm redraws its bar on the same stream; writing through it would import it for every error.
+    # tqdm redraws its bar on the same stream; writing through tqdm would mean importing it for every error.
     click.echo(line, err=True)
 
 

@@ -1,6 +1,7 @@
-"""`hf-to-gguf`, `megatron-to-hf` and so on: a command for each pair of layouts, with the options that each brings.
+"""`hf-to-gguf`, `megatron-to-hf` and so on: one command for each pair of layouts, with the options of both.
 
-The commands follow from the layouts (`convert/layouts/`): the first opens the source, the second plans and writes it.
+The commands are generated from the layouts (`convert/layouts/`): the first opens the source, the second plans and
+writes the target.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def conversions() -> Iterator[click.Command]:
-    """The command of each direction."""
+    """One command for each direction."""
     return (_command(source, target) for source, target in permutations(layouts().values(), 2))
 
 
@@ -104,7 +105,7 @@ def _report_file(plan: Plan, conversion: Conversion, writing: WriteOptions) -> N
 
 
 def _report_folder(plan: FolderPlan, conversion: Conversion, writing: WriteOptions) -> None:
-    """What a folder holds: its files of weights, and the others."""
+    """Report the weight files and the other files of a folder."""
     folder, kind = conversion.path, conversion.planned.main_type
     if writing.as_json:
         files = [describe(weights, folder / name, kind, writing.dry_run) for name, weights in plan.weights.items()]

@@ -19,7 +19,7 @@ from mconv.convert.reporting import note
 
 @program("mconv", click.Group)
 def cli() -> None:
-    """Move checkpoints between layouts, exactly, in bounded memory."""
+    """Convert checkpoints between layouts, exactly, in bounded memory."""
 
 
 for conversion in conversions():

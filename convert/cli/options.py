@@ -15,7 +15,7 @@ from mconv.convert.layouts.layout import LayoutOption
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-# Whether a path can be read is for the code that opens it to say.
+# The code that opens a path checks whether it can be read.
 path_type = click.Path(path_type=Path, readable=False)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print the plan with its exact sizes; write nothing.")
@@ -23,15 +23,15 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an ou
 keep_partial_option = click.option(
     "--keep-partial",
     is_flag=True,
-    help="After Ctrl-C, keep what is done: the same command goes on from there, as it does after a kill.",
+    help="After Ctrl-C, keep the partial output: the same command continues from there, as it does after a kill.",
 )
 threads_option = click.option(
-    "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads to work with.  [default: all cores]"
+    "--threads", type=click.IntRange(1, 1024), metavar="N", help="Number of threads.  [default: all cores]"
 )
 
 
 def layout_option(option: LayoutOption) -> Callable[[_F], _F]:
-    """An option of a layout as one of a command."""
+    """An option of a layout as an option of a command."""
     choice = click.Choice(option.choices, case_sensitive=False) if option.choices else None
     return click.option(
         f"--{option.name.replace('_', '-')}",
@@ -58,7 +58,7 @@ def read_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def write_options(command: _F) -> _F:
-    """The options of every command that writes checkpoints, see `WriteOptions`."""
+    """The options of every command that writes checkpoints; see `WriteOptions`."""
     for option in (
         threads_option, keep_partial_option, overwrite_option, json_option, dry_run_option,
     ):  # fmt: skip
@@ -78,11 +78,11 @@ class WriteOptions:
 
     @classmethod
     def take_from(cls, given: dict[str, Any]) -> WriteOptions:
-        """Take them out of the options of a command; the others are left."""
+        """Remove these options from the options of a command; the others remain."""
         names = ("dry_run", "as_json", "overwrite", "keep_partial", "threads")
         return cls(*(given.pop(name) for name in names))
 
     @property
     def verb(self) -> str:
-        """What the command says that it did."""
+        """The verb with which the command reports what it did."""
         return "would write" if self.dry_run else "wrote"

@@ -1,4 +1,4 @@
-"""What a command prints of the files that it wrote, or would write."""
+"""What a command prints about the files that it wrote, or would write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def describe(plan: Plan, path: Path, kind: str, dry_run: bool) -> dict[str, object]:
-    """What a written (or planned) file is, for JSON."""
+    """A description of a written (or planned) file, for JSON."""
     members: dict[str, object] = {
         "path": str(path),
         "type": kind,
@@ -27,7 +27,7 @@ def describe(plan: Plan, path: Path, kind: str, dry_run: bool) -> dict[str, obje
 
 
 def print_tensors(rows: Iterable[dict[str, Any]]) -> None:
-    """A table of tensors, as `Plan.describe_tensors` gives them."""
+    """Print a table of tensors, as returned by `Plan.describe_tensors`."""
     emit_table(
         ["tensor", "shape", "type", "bytes"],
         ([str(row["name"]), "x".join(map(str, row["shape"])), str(row["type"]), str(row["bytes"])] for row in rows),

@@ -1,4 +1,4 @@
-"""What the command lines of mconv, mquant, mval and mrelease have in common."""
+"""What the command lines of mconv, mquant, mval and mrelease share."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ C = TypeVar("C", bound=click.Command)
 
 
 def program(name: str, kind: type[C]) -> Callable[[Callable[..., Any]], C]:
-    """Make a function the command line of a program, with `--version`, and with `-h` for `--help`.
+    """Turn a function into the command line of a program, with `--version`, and with `-h` for `--help`.
 
     Args:
-        name: what a user types.
-        kind: `click.Group` for a program of several commands, else `click.Command`.
+        name: the name of the program, as the user types it.
+        kind: `click.Group` for a program with several commands, otherwise `click.Command`.
 
     Example:
         @program("mval", click.Group)
         def cli() -> None:
-            \"\"\"What `mval --help` says.\"\"\"
+            \"\"\"The text of `mval --help`.\"\"\"
     """
 
     def make(function: Callable[..., Any]) -> C:
@@ -36,7 +36,7 @@ def program(name: str, kind: type[C]) -> Callable[[Callable[..., Any]], C]:
 
 
 def find_commands(package: ModuleType) -> Iterator[click.Command]:
-    """Every command in a package: the `command` of each module that has one. Adding a command is adding a file."""
+    """Every command in a package: the `command` of each module that has one. To add a command, add a file."""
     for found in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{found.name}")
         if hasattr(module, "command"):

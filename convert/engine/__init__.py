@@ -1,1 +1,1 @@
-"""Plans of files that are not written yet, and what carries them out."""
+"""Plans of files to write, and the code that runs them."""

@@ -1,4 +1,4 @@
-"""Small files, each whole and synced before it gets its name."""
+"""Write small files, each complete and synced before it gets its name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mconv.convert.engine.partial import naming, partial_path
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write small files in their order.
+    """Write small files in the given order.
 
     Raises:
         OSError: writing failed.

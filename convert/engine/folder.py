@@ -1,6 +1,6 @@
-"""Folders as outputs: they grow as NAME.partial with all their files, and take the place of what was there in one step.
+"""Folders as outputs: written as NAME.partial with all their files, then swapped with the existing folder in one step.
 
-Whatever happens, NAME is the old folder or the new one, never a mixture."""
+At every moment, NAME is the old folder or the new one, never a mixture."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from mconv.convert.errors import DiskError, UsageError
 
 @dataclass(frozen=True)
 class FolderOutput:
-    """The plan of a folder, and the folder that it becomes.
+    """The plan of a folder, and where it is written.
 
     Attributes:
         plan: its files.
-        path: the folder; a link stands for what it points to.
-        replaces: whether a file of a folder that is overwritten belongs to what is replaced, by its path within it. All
-            others stay.
-        refuses: why a folder that is there must not be overwritten, as the end of a sentence; empty where it may.
+        path: the folder; a link is followed.
+        replaces: whether a file in the existing folder, given by its path within it, is replaced when the folder is
+            overwritten. All other files are kept.
+        refuses: why the existing folder must not be overwritten, as the end of a sentence; empty if it may be.
     """
 
     plan: FolderPlan
@@ -47,34 +47,34 @@ class FolderOutput:
 
     @property
     def place(self) -> Path:
-        """The folder itself."""
+        """The folder itself, with links followed."""
         return resolved(self.path)
 
     @property
     def partial(self) -> Path:
-        """Its name while it is written."""
+        """The folder's name while it is written."""
         return partial_path(self.place)
 
     def outputs(self) -> list[Output]:
-        """The files of weights, in the folder that grows."""
+        """The weight files, in the partial folder."""
         return [Output(weights, self.partial / name) for name, weights in self.plan.weights.items()]
 
 
 def check_folder(output: FolderOutput, inputs: Iterable[Path], *, overwrite: bool) -> None:
-    """Refuse what could not end well, before anything is written.
+    """Reject an output that cannot be written, before writing anything.
 
     Args:
-        inputs: files that are about to be read. None may lie in the folder, which is replaced.
-        overwrite: whether a folder that is not empty may be replaced.
+        inputs: files that will be read. None of them may be in the folder, which is replaced.
+        overwrite: whether to replace a folder that is not empty.
 
     Raises:
         UsageError: the folder holds an input.
-        DiskError: the folder is not empty, is none, its parent does not exist, or the disk has no room.
+        DiskError: the path is not a folder, the folder is not empty, its parent does not exist, or the disk is full.
     """
     folder, place = output.path, output.place
     replaced = {place, output.partial}
     if any(not replaced.isdisjoint(resolved(path.parent).joinpath(path.name).parents) for path in inputs):
-        raise UsageError(f"{folder} holds what is read", "choose another output folder")
+        raise UsageError(f"{folder} contains input files", "choose another output folder")
     if place.exists() and not place.is_dir():
         raise DiskError(f"{folder} is not a folder", "choose another output folder")
     if not place.parent.is_dir():
@@ -101,11 +101,11 @@ def run_folder(
     keep_partial: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Progress:
-    """Write a folder: all of it, or nothing under this name. See `engine.run.run`.
+    """Write a complete folder, or nothing under its name. See `engine.run.run`.
 
     Raises:
         SourceError, QuantizationError: see `run`.
-        DiskError: another run writes the folder, or something else took its place.
+        DiskError: another run is writing the folder, or another process replaced it.
         OSError: writing failed.
     """
     place = output.place
@@ -133,7 +133,7 @@ def run_folder(
 
 @contextmanager
 def _growing(output: FolderOutput, *, keep_partial: bool) -> Iterator[Path]:
-    """The folder that grows, locked; what a killed run left of this very plan is still in it."""
+    """The partial folder, locked; what a killed run with the same plan wrote is still in it."""
     partial = output.partial
     if partial.is_symlink() or (partial.exists() and not partial.is_dir()):
         raise DiskError(f"{partial} is in the way", "remove it, or choose another name")
@@ -155,7 +155,7 @@ def _growing(output: FolderOutput, *, keep_partial: bool) -> Iterator[Path]:
 
 
 def _remove_strangers(output: FolderOutput) -> None:
-    """Remove what the weights of this plan do not continue."""
+    """Remove files that this plan cannot continue."""
     own = {path for each in output.outputs() for path in (each.path, each.partial, *journal_files(each.partial))}
     for path in [*_files(output.partial)]:
         if path not in own:
@@ -167,7 +167,7 @@ def _remove_strangers(output: FolderOutput) -> None:
 
 
 def _keep_others(output: FolderOutput) -> None:
-    """Have the new folder hold what the old one holds besides a checkpoint: notes, say. Nothing is copied."""
+    """Link files of the old folder that are not part of a checkpoint, such as notes, into the new one. No copies."""
     for path in _files(output.place):
         name = path.relative_to(output.place)
         target = output.partial / name
@@ -189,16 +189,16 @@ def _take_place(output: FolderOutput, *, overwrite: bool) -> None:
         shutil.rmtree(partial)
     else:
         try:
-            # An empty folder gives way; one that was filled meanwhile does not.
+            # Replacing an empty folder succeeds; replacing one that was filled meanwhile does not.
             partial.rename(place)
         except OSError as error:
             raise DiskError(
-                f"{place} was filled by something else during the run", "choose another folder, or pass --overwrite"
+                f"{place} was filled by another process during the run", "choose another folder, or pass --overwrite"
             ) from error
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Every file and link below a folder."""
+    """Every file and link in a folder, at any depth."""
     for parent, folders, names in os.walk(folder):
         links = (name for name in folders if (Path(parent) / name).is_symlink())
         yield from (Path(parent) / name for name in (*names, *links))

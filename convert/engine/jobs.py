@@ -13,7 +13,7 @@ CHUNK_WEIGHTS = 1 << 20
 
 
 def cut(target: Target, *, whole: bool = False) -> Iterator[tuple[int, int]]:
-    """The row ranges of a target's jobs, in their order. They depend on the target alone.
+    """The row ranges of a target's jobs, in order. They depend only on the target.
 
     Args:
         whole: a single range: the bytes around the data depend on all of them.
@@ -25,7 +25,7 @@ def cut(target: Target, *, whole: bool = False) -> Iterator[tuple[int, int]]:
     if whole:
         yield 0, rows
         return
-    # A stack of experts is cut at its experts: each has importance values of its own.
+    # Cut a stack of experts between experts: each expert has its own importance values.
     matrix_rows = target.shape[-2] if len(target.shape) > 2 else rows
     step = chunk_rows(target)
     for matrix in range(0, rows, matrix_rows):

@@ -1,11 +1,11 @@
-"""The journal of a file that grows: which jobs of its plan are done, so that a run that was killed goes on.
+"""The journal of a partial file: which jobs of its plan are done, so that a killed run can be continued.
 
-It lies beside the file as NAME.partial.journal. The file's data is synced before the jobs are written down: what the
-journal says is done is on the disk, whatever happens to the process or the machine. It is written anew each time and
-renamed, so that it is whole or the one before.
+It is stored beside the file as NAME.partial.journal. The data is synced before the journal is written, so a job that
+the journal marks as done is on the disk even if the process or the machine fails. Each update writes a new journal and
+renames it over the old one, so the journal is never incomplete.
 
-Format: a line of JSON (digest of the plan, number of jobs, the file's inode, and once the file is whole its time of
-change), a bit for each job, and the CRC-32 of both, little-endian.
+Format: a line of JSON (digest of the plan, number of jobs, inode of the file, and, when the file is complete, its time
+of modification), one bit per job, and the CRC-32 of both, little-endian.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _FORMAT = "mconv-journal-1"
 
 
 class Done:
-    """Which of some jobs are done.
+    """Which jobs are done.
 
     Args:
         count: how many jobs there are.
-        bits: a bit for each, lowest first; none done where nothing is given.
+        bits: one bit per job, lowest bit first. Default: no job is done.
     """
 
     def __init__(self, count: int, bits: bytes | None = None) -> None:
@@ -51,13 +51,13 @@ class Done:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a journal says.
+    """The content of a journal.
 
     Attributes:
-        digest: of the plan.
-        done: its jobs that are done.
-        inode: of the file that grows.
-        changed_ns: when the whole file was last written to; None while it grows.
+        digest: the digest of the plan.
+        done: the jobs that are done.
+        inode: the inode of the partial file.
+        changed_ns: when the complete file was last modified; None while it is incomplete.
     """
 
     digest: str
@@ -67,12 +67,12 @@ class Entry:
 
 
 def journal_path(partial: Path) -> Path:
-    """Where the journal of a file that grows lies."""
+    """The path of the journal of a partial file."""
     return partial.parent / f"{partial.name}.journal"
 
 
 def write_journal(path: Path, entry: Entry) -> None:
-    """Write a journal in place of the one before. What it says must be on the disk by now.
+    """Replace the journal. The data of all jobs that it marks as done must already be synced.
 
     Raises:
         OSError: writing failed.
@@ -94,7 +94,7 @@ def write_journal(path: Path, entry: Entry) -> None:
 
 
 def read_journal(path: Path) -> Entry | None:
-    """Read a journal; None where there is none, or it is damaged: then nothing is known to be done."""
+    """Read a journal; None if it is missing or damaged, and then no job counts as done."""
     try:
         data = path.read_bytes() if path.is_file() else b""
     except OSError:
@@ -114,24 +114,24 @@ def _parse(members: Any, bits: bytes) -> Entry | None:
     numbers = type(count) is int and count >= 0 and type(inode) is int and type(changed_ns) in (int, type(None))
     if members["format"] != _FORMAT or not isinstance(digest, str) or not numbers:
         return None
-    # A bit beyond the jobs would stand for a job that does not exist.
+    # A bit beyond the last job would mean a job that does not exist.
     if len(bits) != -(-count // 8) or (count % 8 and bits[-1] >> count % 8):
         return None
     return Entry(digest, Done(count, bits), inode, changed_ns)
 
 
 def journal_files(partial: Path) -> tuple[Path, Path]:
-    """The journal of a file that grows, and one that was being written when its process was killed."""
+    """The journal of a partial file, and the one that was being written when its process was killed."""
     path = journal_path(partial)
     return path, path.parent / f"{path.name}~"
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a name is one that a killed run leaves: a file that grows, or its journal."""
+    """Whether a killed run leaves files of this name: a partial file, or its journal."""
     return name.endswith((PARTIAL, f"{PARTIAL}.journal", f"{PARTIAL}.journal~"))
 
 
 def remove_journal(partial: Path) -> None:
-    """Remove the journal of a file that grows."""
+    """Remove the journal of a partial file."""
     for path in journal_files(partial):
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Keeps the journals of a run: syncs what was written, then writes down which jobs are done, beside the work itself."""
+"""Keep the journals of a run: sync the written data, then record which jobs are done, in parallel with the work."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Protocol
 from mconv.convert.engine.journal import Done, Entry, journal_path, write_journal
 from mconv.convert.engine.outputs import GrowingFile
 
-# What a killed run loses at most: these seconds, and as many as the disk took for the time before.
+# A killed run loses at most the work of these seconds, plus the time that the previous sync took.
 _SECONDS = 1.0
-# Syncing takes this share of the time at most, as the disk is needed for the data itself.
+# Syncing takes at most this share of the time, because the disk is needed for the data itself.
 _SHARE = 1 / 4
 
 
 class Finished(Protocol):
-    """A job that is done: the number of its output, and its own."""
+    """A job that is done: the index of its output, and its own."""
 
     @property
     def file(self) -> int: ...
@@ -27,13 +27,13 @@ class Finished(Protocol):
 
 
 class JournalKeeper:
-    """The journals of files that grow, to be used in a `with` block. At its end they say all that is done.
+    """The journals of partial files, to be used in a `with` block. At its end they contain every job that is done.
 
     Args:
-        files: the files.
-        digests: of their plans.
-        done: their jobs that are done already.
-        keep: an error after which the files stay, to be continued; after any other they are discarded.
+        files: the partial files.
+        digests: the digests of their plans.
+        done: the jobs of each that are already done.
+        keep: an error after which the files are kept, to be continued; after any other error they are removed.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class JournalKeeper:
         self._thread = threading.Thread(target=self._keep, name="journal", daemon=True)
 
     def record(self, jobs: Iterable[Finished]) -> None:
-        """Take note of jobs whose data has been written.
+        """Record jobs whose data has been written.
 
         Raises:
-            OSError: what was written before could not be synced.
+            OSError: data written earlier could not be synced.
         """
         with self._lock:
             for job in jobs:
@@ -108,7 +108,7 @@ class JournalKeeper:
             try:
                 self._flush()
             except BaseException as error:
-                # The operating system says only once that data was lost: the run must not go on.
+                # The operating system reports lost data only once: the run must stop.
                 self._error = error
                 return
             pause = max(_SECONDS, (time.monotonic() - started) / _SHARE)

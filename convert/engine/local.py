@@ -1,4 +1,4 @@
-"""The executor of this machine: threads, each with a task of its own."""
+"""The local executor: a pool of threads, each working on one task."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _T = TypeVar("_T")
 
 
 class Executor(Protocol):
-    """Carries out tasks that do not depend on each other.
+    """Runs tasks that do not depend on each other.
 
-    Work and tasks are plain data, so that another process or machine may do them.
+    Work and tasks are plain data, so that another process or machine can run them.
     """
 
     def carry_out(self, work: Callable[[_T], object], tasks: Iterable[_T]) -> Iterator[_T]:
-        """Do the work for every task, a few at a time, and yield each when it is done, in any order.
+        """Run the work for every task, a few at a time, and yield each task when it is done, in any order.
 
-        The first error ends it: tasks that have not begun are left.
+        The first error stops the run: tasks that have not started are not run.
         """
 
 
@@ -31,7 +31,7 @@ class LocalExecutor:
     """Threads of this process.
 
     Attributes:
-        threads: how many tasks are worked on at once; None for every usable core.
+        threads: how many tasks run at once; None for every usable core.
     """
 
     threads: int | None = None

@@ -1,4 +1,4 @@
-"""Outputs: the files that plans become, from the first look at the disk to their final names."""
+"""Outputs: the files that plans describe, from the first check of the disk to the final rename."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mconv.convert.tensors.files import HandleCache
 
 @dataclass(frozen=True)
 class Output:
-    """A plan and the file that it becomes."""
+    """A plan and the file to write."""
 
     plan: Plan
     path: Path
@@ -31,17 +31,17 @@ class Output:
         return partial_path(self.path)
 
     def entry(self) -> Entry | None:
-        """What its journal says of this very plan and the file that is there; None where a run starts anew."""
+        """The journal entry for this plan and the existing partial file; None if the run starts from the beginning."""
         entry = read_journal(journal_path(self.partial))
         if entry is None or (entry.digest, entry.done.count) != (self.plan.digest, self.plan.job_count):
             return None
-        # A run that is killed while it gives several files their names has given it to some.
+        # A run that was killed while it renamed several files has renamed some of them.
         place = self.path if self._is_named(entry) else self.partial
         status = _regular(place)
         return entry if status and (status.st_ino, status.st_size) == (entry.inode, self.plan.size) else None
 
     def is_named(self) -> bool:
-        """Whether a run that was killed has finished the file already, and given it its name."""
+        """Whether a killed run has already completed the file and given it its final name."""
         entry = self.entry()
         return entry is not None and self._is_named(entry)
 
@@ -59,27 +59,27 @@ def _regular(path: Path) -> os.stat_result | None:
 
 
 def check_outputs(outputs: Sequence[Output], inputs: Iterable[Path], *, overwrite: bool) -> None:
-    """Refuse what could not end well, before anything is written.
+    """Reject outputs that cannot be written, before writing anything.
 
     Args:
-        outputs: what is about to be written.
-        inputs: files that are about to be read.
-        overwrite: whether a file that exists may be replaced.
+        outputs: the files that will be written.
+        inputs: the files that will be read.
+        overwrite: whether to replace existing files.
 
     Raises:
-        UsageError: two outputs share a name, or an output is an input.
-        DiskError: an output exists already, its folder does not, or the disk has no room for what is still missing.
+        UsageError: two outputs have the same name, or an output is an input.
+        DiskError: an output exists already, its folder does not exist, or the disk has no room for the remaining data.
     """
     if len({resolved(output.path) for output in outputs}) != len(outputs):
-        raise UsageError("two outputs would have one name", "give each type once")
+        raise UsageError("two outputs have the same name", "give each type once")
     sources = {resolved(source) for source in inputs}
     needed: dict[Path, int] = {}
     for output in outputs:
-        # Before all else: a path such as `.` has no name to add anything to.
+        # Check this first: a path such as `.` has no name to append to.
         if output.path.is_dir():
             raise DiskError(f"{output.path} is a folder", "give the name of a file")
         if not sources.isdisjoint((resolved(output.path), resolved(output.partial))):
-            raise UsageError(f"{output.path} would overwrite what is read", "choose another name")
+            raise UsageError(f"{output.path} would overwrite an input file", "choose another name")
         if output.path.exists() and not output.path.is_file():
             raise DiskError(f"{output.path} is not a regular file", "give the name of a file")
         named = output.path.exists() and output.is_named()
@@ -95,7 +95,7 @@ def check_outputs(outputs: Sequence[Output], inputs: Iterable[Path], *, overwrit
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Refuse to begin what the disk has no room for.
+    """Check that the disk has room for a number of bytes.
 
     Raises:
         DiskError: fewer bytes are free.
@@ -103,7 +103,7 @@ def check_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise DiskError(
-            f"no room in {folder}: {format_bytes(size)} needed, {format_bytes(free)} free",
+            f"not enough space in {folder}: {format_bytes(size)} needed, {format_bytes(free)} free",
             "free some space, or choose another output folder",
         )
 
@@ -112,7 +112,7 @@ def resolved(path: Path) -> Path:
     """The path with all links followed.
 
     Raises:
-        DiskError: they lead round in a circle.
+        DiskError: the links form a loop.
     """
     try:
         return path.resolve()
@@ -121,19 +121,19 @@ def resolved(path: Path) -> Path:
 
 
 def _allocated(partial: Path) -> int:
-    """Bytes that a file which grows takes already: it has its full size from the start, mostly as a hole."""
+    """Bytes that a partial file occupies: it has its full size from the start, mostly as a hole."""
     status = _regular(partial)
     return min(status.st_blocks * 512, status.st_size) if status else 0
 
 
 @dataclass(frozen=True)
 class GrowingFile:
-    """An output while it is written. It is plain data: every process that writes to it opens it for itself.
+    """An output while it is written. It is plain data: every process that writes to it opens it separately.
 
     Attributes:
-        path: its final name, which messages tell.
-        partial: its name until then.
-        inode: the file itself, whatever happens to the name.
+        path: its final name, used in messages.
+        partial: its name while it is written.
+        inode: identifies the file, even if it is renamed.
     """
 
     path: Path
@@ -153,13 +153,13 @@ class GrowingFile:
             os.fdatasync(handle)
 
     def sync(self) -> os.stat_result:
-        """Wait until data and size are on the disk; what the file is then."""
+        """Wait until data and size are on the disk; return the status of the file."""
         with naming(self.path), _written.handle(self) as handle:
             os.fsync(handle)
             return os.fstat(handle)
 
     def give_name(self, *, overwrite: bool) -> None:
-        """Rename it to what it is, see `partial.give_name`."""
+        """Give the file its final name; see `partial.give_name`."""
         with naming(self.path), _written.handle(self) as handle:
             give_name(handle, self.partial, self.path, overwrite=overwrite)
 
@@ -168,7 +168,7 @@ def _open_growing(file: GrowingFile) -> int:
     handle = os.open(file.partial, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     if os.fstat(handle).st_ino != file.inode:
         os.close(handle)
-        raise DiskError(f"{file.partial} was replaced during the run", "let nothing else write there")
+        raise DiskError(f"{file.partial} was replaced during the run", "make sure that no other process writes there")
     return handle
 
 
@@ -176,23 +176,23 @@ _written = HandleCache(_open_growing)
 
 
 def close_written() -> None:
-    """Let go of the files that were written."""
+    """Close the files that were written."""
     _written.close()
 
 
 def begin(
     output: Output, cleanup: ExitStack, *, keep: type[BaseException] | None, locked: bool
 ) -> tuple[GrowingFile, Done]:
-    """Open the file that grows, at its full size and with its header, and find out which of its jobs are done.
+    """Open the partial file, at its full size and with its header, and find out which of its jobs are done.
 
     Args:
-        cleanup: on an error, what is there is discarded.
-        keep: an error after which it stays instead, to be continued.
-        locked: whether the folder is this run's own; otherwise the file is locked until `cleanup` ends.
+        cleanup: gets a callback that removes the partial file after an error.
+        keep: an error after which the partial file is kept instead, to be continued.
+        locked: whether this run has already locked the folder; if not, the file is locked until `cleanup` ends.
 
     Raises:
-        DiskError: another run writes it, or something is in the way.
-        OSError: it cannot be made.
+        DiskError: another run is writing it, or its name is taken.
+        OSError: it cannot be created.
     """
     partial = output.partial
     inode: int | None = None

@@ -1,5 +1,5 @@
-"""An output grows as NAME.partial beside its place, locked by the run that writes it, and gets its name when it is
-whole."""
+"""An output is written as NAME.partial in the same folder, locked by the run that writes it, and renamed when it is
+complete."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from pathlib import Path
 from mconv.convert.errors import DiskError
 
 PARTIAL = ".partial"
-"""What is added to the name of what grows."""
+"""The suffix of files and folders that are still being written."""
 
 # linux/fcntl.h and linux/fs.h.
 _AT_FDCWD, _NO_REPLACE, _EXCHANGE = -100, 1, 2
 
 
 def partial_path(path: Path) -> Path:
-    """The name of a file or folder while it grows."""
+    """The name of a file or folder while it is written."""
     return path.parent / f"{path.name}{PARTIAL}"
 
 
 def lock(handle: int, path: Path) -> bool:
-    """Take an open file or folder for this run, until it is closed.
+    """Lock an open file or folder for this run, until it is closed.
 
     Returns:
-        False where another run has it, or had it and has just given it its final name.
+        False if another run has locked it, or has just given it its final name.
     """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -42,7 +42,7 @@ def lock(handle: int, path: Path) -> bool:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Have an error of the operating system say which file it is about; that of a full disk does not by itself."""
+    """Add the file name to errors of the operating system; the error of a full disk has none by itself."""
     try:
         yield
     except OSError as error:
@@ -51,14 +51,14 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def give_name(handle: int, partial: Path, path: Path, *, overwrite: bool) -> None:
-    """Rename what grew to what it is, provided that it is still what this run wrote.
+    """Give a complete file or folder its final name, provided that it is still the one that this run wrote.
 
     Args:
-        handle: an open handle to what was written.
-        overwrite: whether something of that name may be replaced.
+        handle: an open handle to the file or folder that was written.
+        overwrite: whether to replace an existing file or folder of that name.
 
     Raises:
-        DiskError: something else has taken the place of either.
+        DiskError: another process has replaced one of them.
         OSError: it cannot be renamed.
     """
     _check_own(handle, partial)
@@ -76,16 +76,16 @@ def _check_own(handle: int, path: Path) -> None:
         own = False
     if not own:
         raise DiskError(
-            f"{path} is not the file that was written: something took its place during the run",
-            "let nothing else write there, and run the command again",
+            f"{path} is not the file that was written: another process replaced it during the run",
+            "make sure that no other process writes there, and run the command again",
         )
 
 
 def rename_new(source: Path, target: Path) -> None:
-    """Rename a file or folder, unless something of the new name exists.
+    """Rename a file or folder, unless the new name exists.
 
     Raises:
-        DiskError: it does.
+        DiskError: the new name exists.
         OSError: renaming failed.
     """
     try:
@@ -95,14 +95,14 @@ def rename_new(source: Path, target: Path) -> None:
             source.rename(target)
     except FileExistsError as error:
         raise DiskError(
-            f"{target} was made by something else during the run", "choose another name, or pass --overwrite"
+            f"{target} was created by another process during the run", "choose another name, or pass --overwrite"
         ) from error
 
 
 def exchange(new: Path, old: Path) -> None:
-    """Let two folders change names: at every moment either of them has the old one's.
+    """Exchange the names of two folders: at every moment one of them has the name of the old folder.
 
-    Where the file system cannot do that in one step, the old one is moved aside for a moment.
+    If the file system cannot do this in one step, the old folder is moved aside for a moment.
 
     Raises:
         OSError: renaming failed.
@@ -115,7 +115,7 @@ def exchange(new: Path, old: Path) -> None:
 
 
 def _rename(source: Path, target: Path, flags: int) -> bool:
-    """renameat2(2); False where the system or the file system lacks it."""
+    """Call renameat2(2); False if the system or the file system does not support it."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
@@ -128,16 +128,16 @@ def _rename(source: Path, target: Path, flags: int) -> bool:
 
 
 def discard(partial: Path, *, inode: int | None = None, beside: Iterable[Path] = ()) -> None:
-    """Remove a file that grew, if it is there and no other run has it.
+    """Remove a partial file if it exists and no other run has locked it.
 
-    An interrupt may come between any two steps of making it: how far they came need not be known.
+    An interrupt can arrive between any two steps of its creation; this works after any of them.
 
     Args:
-        inode: of the file, where it is known: another file that has taken its place stays.
-        beside: what goes with it.
+        inode: the inode of the file, if known: a different file in its place is kept.
+        beside: files to remove with it, such as its journal.
     """
     try:
-        # Neither a link nor a pipe that somebody put there is followed or waited for.
+        # Do not follow a link, and do not wait for a pipe, that was put in its place.
         handle = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return
@@ -152,7 +152,7 @@ def discard(partial: Path, *, inode: int | None = None, beside: Iterable[Path] =
 
 
 def discard_folder(partial: Path) -> None:
-    """Remove a folder that grew, if it is there and no other run has it."""
+    """Remove a partial folder if it exists and no other run has locked it."""
     try:
         handle = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
@@ -165,7 +165,7 @@ def discard_folder(partial: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last.
+    """Sync the names in a folder to the disk.
 
     Raises:
         OSError: syncing failed.

@@ -1,7 +1,8 @@
-"""A plan: what a file will hold, byte for byte, before a single weight has been read.
+"""A plan: what a file will contain, byte for byte, before any weights are read.
 
-A plan is plain data. It prints, compares, hashes, pickles, and goes to JSON and back; the dry run, the progress bar,
-the check for free disk, the journal and the reports all read the same one. Equal plans write equal bytes.
+A plan is plain data. It can be printed, compared, hashed, pickled, and converted to JSON and back; the dry run, the
+progress bar, the check for free disk space, the journal and the reports all use the same plan. Equal plans write equal
+bytes.
 """
 
 from __future__ import annotations
@@ -35,33 +36,33 @@ class Envelope(Protocol):
 
     @property
     def before(self) -> int:
-        """How many stand right before the data."""
+        """How many bytes come right before the data."""
 
     @property
     def after(self) -> int:
-        """How many stand right after it."""
+        """How many bytes come right after the data."""
 
     def seal(self, checksum: int) -> tuple[bytes, bytes]:
-        """Both, given the CRC-32 of the data."""
+        """The bytes before and after the data, given the CRC-32 of the data."""
 
 
 class Importance(Protocol):
-    """How much each column of a tensor matters, as values in some file."""
+    """How much each column of a tensor matters, as values stored in a file."""
 
     def __hash__(self) -> int: ...
 
     def of_row(self, row: int) -> np.ndarray:
-        """The values for a row, float32 (row length,); rows of one expert share them."""
+        """The values for a row, float32 of shape (row length,); all rows of an expert share them."""
 
 
 @plain
 @dataclass(frozen=True)
 class Plane:
-    """Where one plane of an encoded tensor lies.
+    """Where one plane of an encoded tensor is stored.
 
     Attributes:
-        offset: where its data starts, from the end of the header.
-        row_bytes: bytes of a row; a vector counts as rows of one value.
+        offset: start of its data, counted from the end of the header.
+        row_bytes: bytes per row; a vector is treated as rows of one value.
     """
 
     offset: int
@@ -77,8 +78,8 @@ class PlannedTensor:
         target: its name, its shape, and where its rows come from.
         encoding: the name of an encoding, see `convert.tensors.encodings`.
         planes: where each of the encoding's planes lies; one for every type of GGUF.
-        importance: what guides the encoding, where anything does.
-        envelope: what surrounds the data of a tensor of one plane; None where the format has only headers.
+        importance: importance values that guide the encoding, if any.
+        envelope: the bytes around the data of a tensor with one plane; None if the format has only a file header.
     """
 
     target: Target
@@ -89,7 +90,7 @@ class PlannedTensor:
 
     @property
     def row_bytes(self) -> int:
-        """Encoded bytes of one row, in all planes."""
+        """Encoded bytes per row, in all planes."""
         return sum(plane.row_bytes for plane in self.planes)
 
     @property
@@ -122,12 +123,12 @@ class Job:
 @plain
 @dataclass(frozen=True)
 class Plan:
-    """A file that is not written yet, of whatever format: a header, then tensors.
+    """A file that is not written yet, in any format: a header, then tensors.
 
     Attributes:
         header: all bytes before the data.
-        tensors: tensors in the order of the file.
-        size: bytes of the whole file.
+        tensors: the tensors in file order.
+        size: size of the whole file in bytes.
     """
 
     header: bytes = field(repr=False)
@@ -141,7 +142,7 @@ class Plan:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of tensor data for each weight."""
+        """Bits of tensor data per weight."""
         return 8 * sum(tensor.size for tensor in self.tensors) / self.parameters
 
     @property
@@ -154,14 +155,14 @@ class Plan:
 
     @property
     def sha256(self) -> str:
-        """Hash of the header, which says nothing of where the weights come from: it may go into an artifact."""
+        """Hash of the header, which does not reveal where the weights come from: it may be stored in an artifact."""
         return hashlib.sha256(self.header).hexdigest()
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that decides on the file's bytes, with the place, size and age of every source.
+        """SHA-256 of everything that determines the bytes of the file, with path, size and time of every source.
 
-        A run that was killed is continued only under the same digest.
+        A killed run is continued only if the digest is the same.
         """
         return self._identity[0]
 
@@ -184,7 +185,7 @@ class Plan:
         return sum(1 for _ in self.jobs())
 
     def jobs(self) -> Iterator[Job]:
-        """The row ranges that make up the file, so that sources are read from front to back."""
+        """The row ranges that make up the file, ordered so that sources are read from front to back."""
         number = 0
         for tensor in self.tensors:
             for start, stop in cut(tensor.target, whole=tensor.envelope is not None):
@@ -192,7 +193,7 @@ class Plan:
                 number += 1
 
     def describe_tensors(self) -> list[dict[str, Any]]:
-        """One JSON-ready object a tensor: name, shape, type, bytes."""
+        """One JSON-ready object per tensor: name, shape, type, bytes."""
         return [
             {
                 "name": tensor.target.name,
@@ -213,7 +214,7 @@ class Plan:
         """The plan that `to_json` wrote.
 
         Raises:
-            FormatError: it was edited or cut off, or another version made it.
+            FormatError: it was edited or truncated, or another version wrote it.
         """
         try:
             document = json.loads(text)
@@ -236,11 +237,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class FolderPlan:
-    """A folder that is not written yet: every file by its path within it.
+    """A folder that is not written yet: every file by its path within the folder.
 
     Attributes:
-        weights: the plan of each file of weights.
-        files: the content of all others.
+        weights: the plan of each weight file.
+        files: the content of each other file.
     """
 
     weights: Mapping[str, Plan]
@@ -251,7 +252,7 @@ class FolderPlan:
 
     @property
     def main_type(self) -> str:
-        """The encoding that most tensors have."""
+        """The most frequent encoding."""
         counts: dict[str, int] = {}
         for plan in self.weights.values():
             for name, count in plan.type_counts.items():
@@ -273,10 +274,10 @@ def plan_tensor(
     envelope: Envelope | None = None,
     alignment: int = 1,
 ) -> PlannedTensor:
-    """A tensor whose planes lie one after the other, each at a multiple of the alignment.
+    """Plan a tensor whose planes are stored one after another, each at a multiple of the alignment.
 
     Raises:
-        QuantizationError: the encoding has no rows of this length.
+        QuantizationError: the encoding cannot store rows of this length.
     """
     planes = []
     for row_bytes in find_encoding(encoding).plane_row_bytes(row_length(target.shape)):
@@ -287,10 +288,10 @@ def plan_tensor(
 
 @dataclass(frozen=True)
 class TypedTarget:
-    """A target, and the encoding that it gets.
+    """A target and its encoding.
 
     Attributes:
-        importance: what guides the encoding, where anything does.
+        importance: importance values that guide the encoding, if any.
     """
 
     target: Target
@@ -299,10 +300,10 @@ class TypedTarget:
 
 
 def place_tensors(typed: Sequence[TypedTarget], alignment: int = 1) -> tuple[PlannedTensor, ...]:
-    """One tensor after the other, each plane at a multiple of the alignment.
+    """Place tensors one after another, each plane at a multiple of the alignment.
 
     Raises:
-        QuantizationError: an encoding has no rows of a target's length.
+        QuantizationError: an encoding cannot store rows of the target's length.
     """
     tensors = []
     offset = 0
@@ -315,5 +316,5 @@ def place_tensors(typed: Sequence[TypedTarget], alignment: int = 1) -> tuple[Pla
 
 
 def padded(size: int, alignment: int) -> int:
-    """The next multiple of the alignment."""
+    """The size, rounded up to a multiple of the alignment."""
     return -(-size // alignment) * alignment

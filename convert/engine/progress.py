@@ -1,4 +1,4 @@
-"""The progress of a run, told to whoever listens (see `convert.reporting`)."""
+"""Report the progress of a run to the current listener (see `convert.reporting`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mconv.convert.reporting import Bar, format_bytes, note, progress_bar
 
 @contextmanager
 def tell_progress(what: str) -> Iterator[OnProgress]:
-    """Something to give to `run`: it tells how much is done, and what an earlier run did.
+    """A callback for `run` that reports how much is done, and how much of it an earlier run did.
 
     Args:
         what: label of the progress, such as the name of the output.
@@ -27,7 +27,7 @@ def tell_progress(what: str) -> Iterator[OnProgress]:
                 if progress.resumed:
                     share = f"{format_bytes(progress.resumed)} of {format_bytes(progress.total)}"
                     percent = 100 * progress.resumed // max(1, progress.total)
-                    note(f"note: an earlier run was interrupted; going on from {share} ({percent} %)")
+                    note(f"an earlier run was interrupted; continuing from {share} ({percent} %)")
                 bars.append(shown.enter_context(progress_bar(progress.total, what)))
             bars[0].update(progress.done - done)
             done = progress.done

@@ -1,8 +1,8 @@
-"""Carries out plans: reads each row range once, encodes it for every output, writes it at its place.
+"""Run plans: read each row range once, encode it for every output, write it at its offset.
 
-Memory is bounded by a few chunks a thread, whatever the model. Each output grows as NAME.partial in its own folder,
-with a journal beside it; only when all outputs are whole and synced do they get their names, so a failed or
-interrupted run leaves no file that looks whole, and one that was killed goes on where it was.
+Memory is bounded by a few chunks per thread, for a model of any size. Each output is written as NAME.partial in its own
+folder, with a journal beside it. Outputs get their final names only when all of them are complete and synced, so a
+failed or interrupted run leaves no file that looks complete, and a killed run can be continued.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from mconv.convert.tensors.rows import Target
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, in bytes of tensor data.
+    """The progress of a run, in bytes of tensor data.
 
     Attributes:
-        done, total: what is written, and what there is to write.
-        resumed: how much of what is done an earlier run did.
+        done, total: how much is written, and how much there is to write.
+        resumed: how much of `done` was written by an earlier run.
     """
 
     done: int
@@ -45,12 +45,12 @@ OnProgress = Callable[[Progress], object]
 
 @dataclass(frozen=True)
 class Destination:
-    """Where the encoding of some rows goes.
+    """Where the encoded rows of a task are written.
 
     Attributes:
-        file: number of the output.
+        file: index of the output.
         tensor: the tensor in its plan.
-        job: number of the job in that plan.
+        job: index of the job in that plan.
     """
 
     file: int
@@ -60,7 +60,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class Task:
-    """A row range of one target, read once for all outputs that still want it."""
+    """A row range of one target, read once for all outputs that still need it."""
 
     target: Target
     start: int
@@ -69,7 +69,7 @@ class Task:
 
     @property
     def size(self) -> int:
-        """Bytes of tensor data that it writes."""
+        """Bytes of tensor data that the task writes."""
         return (self.stop - self.start) * sum(destination.tensor.row_bytes for destination in self.destinations)
 
 
@@ -81,23 +81,23 @@ def run(
     keep_partial: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Progress:
-    """Write every output, or none. What an earlier run with the same plans left is continued.
+    """Write every output, or none. Continues the partial files of an earlier run with the same plans.
 
     Args:
-        outputs: files of one model; a target that several plans have is read once. `check_outputs` comes first.
-        executor: what carries out the tasks; all cores of this machine where nothing else is given.
-        overwrite: whether a file of an output's name may be replaced.
-        keep_partial: leave what is done after an interrupt, to be continued. Without it, only a run that was killed
-            leaves anything.
+        outputs: files of one model; a target that several plans share is read once. Call `check_outputs` first.
+        executor: runs the tasks. Default: threads on all cores of this machine.
+        overwrite: whether to replace existing files.
+        keep_partial: keep partial files after an interrupt, to be continued. Without it, only a killed run leaves
+            partial files.
         on_progress: called at the start and after each task.
 
     Returns:
-        How much was written, and how much of it by an earlier run.
+        How much was written, and how much of that by an earlier run.
 
     Raises:
         SourceError: a weight is not finite, or a source is truncated or was changed during the run.
-        QuantizationError: a value is beyond the range of its encoding.
-        DiskError: another run writes an output, or something else took its place.
+        QuantizationError: a value is outside the range of its encoding.
+        DiskError: another run is writing an output, or another process replaced it.
         OSError: writing failed.
     """
     return carry_out(
@@ -115,11 +115,12 @@ def carry_out(
     locked: bool,
     keep_journals: bool = False,
 ) -> Progress:
-    """`run`, also for the files of a folder.
+    """Like `run`, but also for the files of a folder.
 
     Args:
-        locked: whether the folder is this run's own already.
-        keep_journals: leave the journals beside files that have their names: the folder has not got its own yet.
+        locked: whether this run has already locked the folder.
+        keep_journals: keep the journals beside files that have their final names, because the folder does not have its
+            final name yet.
     """
     named = {output.path for output in outputs if output.is_named()}
     growing = [output for output in outputs if output.path not in named]
@@ -162,7 +163,7 @@ def _done_bytes(output: Output, done: Done) -> int:
 
 
 def _tasks(outputs: Sequence[Output], done: Sequence[Done]) -> Iterator[Task]:
-    """What is left to do, in the order of the plans, so that sources are read from front to back."""
+    """The remaining tasks, in the order of the plans, so that sources are read from front to back."""
     tensors: dict[Target, list[Destination]] = {}
     for number, output in enumerate(outputs):
         job = 0
@@ -170,7 +171,7 @@ def _tasks(outputs: Sequence[Output], done: Sequence[Done]) -> Iterator[Task]:
             tensors.setdefault(tensor.target, []).append(Destination(number, tensor, job))
             job += sum(1 for _ in cut(tensor.target, whole=tensor.envelope is not None))
     for target, firsts in tensors.items():
-        # A checksum needs all of the data, in its order.
+        # A checksum needs all of the data, in order.
         for place, (start, stop) in enumerate(cut(target, whole=any(first.tensor.envelope for first in firsts))):
             wanted = tuple(
                 Destination(first.file, first.tensor, first.job + place)
@@ -183,24 +184,24 @@ def _tasks(outputs: Sequence[Output], done: Sequence[Done]) -> Iterator[Task]:
 
 @dataclass(frozen=True)
 class Worker:
-    """What is done for a task: read, check, encode, write.
+    """Runs a task: read, check, encode, write.
 
     Attributes:
         files: the outputs.
-        starts: where the data of each begins.
+        starts: the offset of the data of each.
     """
 
     files: tuple[GrowingFile, ...]
     starts: tuple[int, ...]
 
     def __call__(self, task: Task) -> None:
-        """Carry out one task."""
+        """Run one task."""
         checksums = [0] * len(task.destinations)
         step = chunk_rows(task.target)
         for start in range(task.start, task.stop, step):
             block = RowBlock(task.target, start, task.target.rows.read(start, min(start + step, task.stop)))
             block.check_finite()
-            # Outputs that agree on the encoding of this tensor share its bytes.
+            # Outputs with the same encoding of this tensor share its bytes.
             encoded: dict[tuple[str, object], tuple[np.ndarray, ...]] = {}
             for place, destination in enumerate(task.destinations):
                 tensor = destination.tensor

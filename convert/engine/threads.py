@@ -1,4 +1,4 @@
-"""How many threads to work with when nobody says."""
+"""The default number of threads."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def default_threads() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

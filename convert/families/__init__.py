@@ -1,4 +1,4 @@
-"""The model families: one file each. Adding a family is adding a file."""
+"""The model families, one file each. To add a family, add a file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mconv.convert.families.table import Family
 
 @cache
 def families() -> tuple[Family, ...]:
-    """Every family in this folder."""
+    """Every family in this package."""
     modules = (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))
     return tuple(module.FAMILY for module in modules if hasattr(module, "FAMILY"))
 
 
 def family_of_class(name: str) -> Family:
-    """The family of a transformers class, as `architectures` in config.json names it.
+    """The family of a transformers class, as named by `architectures` in config.json.
 
     Raises:
         MappingError: no family has the class.
@@ -31,5 +31,5 @@ def family_of_class(name: str) -> Family:
 
 
 def family_named(name: str) -> Family:
-    """The family that a spec names."""
+    """The family with this name, as in `ModelSpec.family`."""
     return next(family for family in families() if family.name == name)

@@ -1,4 +1,4 @@
-"""Reading config.json into a ModelSpec, and writing it back: the part that all families share."""
+"""Read config.json into a ModelSpec and write it back: the part that all families share."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from mconv.convert.model.spec import ModelSpec, Rope
 Config = Mapping[str, Any]
 
 Defaults = Mapping[Field, Any]
-"""What a configuration class of transformers assumes where config.json is silent."""
+"""The defaults of a transformers configuration class, for members that config.json omits."""
 
 _ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 _ACTIVATION, _SILU = "hidden_act", "silu"
 _WORDS = Words("config.json", lambda field: field.member)
-# What every model has; the rest are members of some configuration classes.
+# Every model has these; some configuration classes have more.
 _ALWAYS = (HIDDEN, FFN, CONTEXT, HEADS, LAYERS, KV_HEADS, RMS_NORM_EPS, TIED, VOCAB)
 
 
@@ -55,17 +55,17 @@ def read_spec(config: Config, defaults: Defaults, *, family: str) -> ModelSpec:
     Args:
         config: the text part of config.json, with `rope_parameters` (transformers 5) or `rope_theta` and
             `rope_scaling`.
-        defaults: what the transformers configuration class assumes where the file is silent.
+        defaults: the defaults of the transformers configuration class, for members that the file omits.
 
     Raises:
         SourceError: a member is missing or of the wrong type.
-        MappingError: the model does something that no layout here can say.
+        MappingError: the model does something that no layout here can express.
     """
     activation = config.get(_ACTIVATION)
     if activation not in (None, _SILU):
         raise MappingError(
             f"config.json: {_ACTIVATION} is {activation!r}, but llama.cpp computes this architecture with {_SILU}",
-            "this model cannot be carried by the layouts that are supported",
+            "none of the supported layouts can hold this model",
         )
     known: dict[str, Any] = {}
 
@@ -78,8 +78,8 @@ def read_spec(config: Config, defaults: Defaults, *, family: str) -> ModelSpec:
     if not states_head_dim and known["hidden"] % known["heads"]:
         width, heads, length = (field.member for field in (HIDDEN, HEADS, HEAD_DIM))
         raise SourceError(
-            f"config.json: {width} {known['hidden']} is no multiple of {heads} {known['heads']}, "
-            f"and {length} is absent",
+            f"config.json: {width} {known['hidden']} is not a multiple of {heads} {known['heads']}, "
+            f"and {length} is missing",
             f"add {length} to config.json",
         )
     read(EXPERTS, LAYERS, FFN, KV_HEADS, HEAD_DIM, VOCAB, CONTEXT, RMS_NORM_EPS, TIED, SLIDING_WINDOW)
@@ -91,10 +91,10 @@ def read_spec(config: Config, defaults: Defaults, *, family: str) -> ModelSpec:
 
 
 def rope_object(config: Config) -> Config:
-    """The rotary parameters in either spelling: transformers 5's object, or the older one with theta beside it.
+    """The rotary parameters in either spelling: the object of transformers 5, or the older one with theta beside it.
 
     Raises:
-        SourceError: it is no object.
+        SourceError: it is not an object.
     """
     key, parameters = next(((key, config[key]) for key in ROPE_OBJECTS if config.get(key)), ("", {}))
     if not isinstance(parameters, Mapping):
@@ -108,7 +108,7 @@ def read_rope(config: Config, defaults: Defaults) -> Rope:
 
     Raises:
         SourceError: a member is missing or of the wrong type.
-        MappingError: a kind of scaling that no layout here has.
+        MappingError: no layout here supports this kind of scaling.
     """
     members = rope_object(config)
     kind = str(next((members[key] for key in ROPE_TYPE.config if members.get(key)), _ROPE_TYPES[0])).lower()
@@ -138,7 +138,7 @@ def write_spec(spec: ModelSpec, architecture: str, model_type: str, *fields: Fie
     Args:
         architecture: the transformers class.
         model_type: its name in the registry of configurations.
-        fields: what its configuration has besides what all have.
+        fields: fields of this configuration in addition to the common ones.
     """
     head_dim = (HEAD_DIM,) if spec.states_head_dim else ()
     return {
@@ -151,7 +151,7 @@ def write_spec(spec: ModelSpec, architecture: str, model_type: str, *fields: Fie
 
 
 def _write_rope(spec: ModelSpec) -> dict[str, Any]:
-    """What transformers has to be told: what the kind of scaling needs, and of the rest what is known."""
+    """The rotary parameters for transformers: those that the kind of scaling needs, and the others that are known."""
     members = {}
     for field in ROPE_FIELDS:
         value = field.value(spec)
@@ -162,10 +162,10 @@ def _write_rope(spec: ModelSpec) -> dict[str, Any]:
 
 
 def read_member(config: Config, field: Field, defaults: Defaults, known: Mapping[str, Any]) -> Any:
-    """The value of a field, that of the family or of the field itself where config.json is silent.
+    """The value of a field; if config.json omits it, the default of the family or of the field.
 
     Raises:
-        SourceError: it is missing, or is not what the field has.
+        SourceError: it is missing, or is not a valid value of the field.
     """
     value = read_optional(config, field)
     value = defaults.get(field) if value is None else value
@@ -178,10 +178,10 @@ def read_member(config: Config, field: Field, defaults: Defaults, known: Mapping
 
 
 def read_optional(config: Config, field: Field) -> Any:
-    """The value of a field; None where config.json is silent.
+    """The value of a field; None if config.json omits it.
 
     Raises:
-        SourceError: it is not what the field has.
+        SourceError: it is not a valid value of the field.
     """
     key = next((key for key in field.config if config.get(key) is not None), None)
     if key is None:

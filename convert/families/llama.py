@@ -1,4 +1,4 @@
-"""Llama, and the dense models of its shape: Mistral 7B, Nemo, Small 3, Magistral."""
+"""Llama, and dense models of the same structure: Mistral 7B, Nemo, Small 3, Magistral."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ DENSE = OUTER + ATTENTION + MLP
 
 ROTARY_TABLE = Drop("*.rotary_emb.inv_freq", f"rotary frequencies follow from {ROPE_THETA.member}")
 
-# What transformers assumes where config.json is silent (configuration_llama.py, configuration_mistral.py). Both classes
-# fill in the length of a head, so the field's converters write it even where the file does not.
+# The defaults of transformers (configuration_llama.py, configuration_mistral.py). Both classes fill in the length of a
+# head, so other converters write it even if config.json omits it.
 LLAMA_DEFAULTS: Defaults = {CONTEXT: 2048, RMS_NORM_EPS: 1e-6, ROPE_THETA: 10000.0, STATES_HEAD_DIM: True}
 MISTRAL_DEFAULTS: Defaults = {**LLAMA_DEFAULTS, KV_HEADS: 8, CONTEXT: 131072}
 
@@ -85,7 +85,7 @@ def _read_config(config: Config) -> ModelSpec:
 
 
 def write_mistral_config(spec: ModelSpec) -> dict[str, Any]:
-    """The configuration of a dense Mistral; the window is named, since transformers assumes one where it is not."""
+    """The configuration of a dense Mistral; always names the window, since transformers assumes one otherwise."""
     return write_spec(spec, "MistralForCausalLM", "mistral", SLIDING_WINDOW)
 
 

@@ -1,4 +1,4 @@
-"""Tensors by canonical name against a family's table: which there must be, and what to say of one that is not."""
+"""Check tensors, by canonical name, against the table of a family: which are required, and how to report faults."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mconv.convert.tensors.nodes import Tensor
 
 @dataclass(frozen=True)
 class Mapped:
-    """The tensors of a stored model under their canonical names, and why others are not among them.
+    """The tensors of a stored model under their canonical names, and why others could not be matched.
 
     Attributes:
         tensors: canonical name to tensor.
-        faults: canonical name to the reason why there is no such tensor: it is missing, has another shape
+        faults: canonical name to the reason why the tensor is unusable: it is missing, has another shape
             (`ShapeError`), or cannot be read.
         unknown: stored names of tensors that the family has no place for.
     """
@@ -32,19 +32,19 @@ class Mapped:
 
 
 def dropped(family: Family, name: str) -> str | None:
-    """The reason why the family leaves this tensor out, or None."""
+    """Why the family leaves this tensor out, or None."""
     return next((drop.reason for drop in family.drops if fnmatch.fnmatchcase(name, drop.pattern)), None)
 
 
 def canonical_names(named: Named, layer: int, spec: ModelSpec) -> list[str]:
-    """The tensors of a role in one layer: several where each expert has one."""
+    """The canonical names of a role in one layer: several if each expert has one."""
     if named.role.is_expert:
         return [named.name.format(layer=layer, expert=expert) for expert in range(spec.experts)]
     return [named.name.format(layer=layer)]
 
 
 def in_layers(family: Family, spec: ModelSpec) -> Iterator[tuple[int | None, list[Named]]]:
-    """The roles outside the layers, under None, then those of each layer."""
+    """The roles outside the layers, under None, then the roles of each layer."""
     yield None, [named for named in family.tensors if "{layer}" not in named.name]
     of_layer = [named for named in family.tensors if "{layer}" in named.name]
     for layer in range(spec.layers):
@@ -52,7 +52,7 @@ def in_layers(family: Family, spec: ModelSpec) -> Iterator[tuple[int | None, lis
 
 
 def fused_tensor(family: Family, name: str) -> tuple[FusedTensor, int] | None:
-    """The spelling that a stored name follows, and its layer; None where it is a canonical name or unknown."""
+    """The fused tensor that a stored name denotes, and its layer; None if the name is canonical or unknown."""
     for fused in family.fused_tensors:
         match = re.fullmatch(re.escape(fused.stored).replace(r"\{layer\}", r"(\d+)"), name)
         if match:
@@ -61,7 +61,7 @@ def fused_tensor(family: Family, name: str) -> tuple[FusedTensor, int] | None:
 
 
 def fused_parts(family: Family, fused: FusedTensor, layer: int, spec: ModelSpec) -> dict[str, Role]:
-    """The canonical names of what a fused tensor holds, in the order of their rows."""
+    """The canonical names of the parts of a fused tensor, in the order of their rows."""
     entries = [named for role in fused.roles if (named := family.named(role)) is not None]
     experts = spec.experts if fused.roles[0].is_expert else 1
     return {named.name.format(layer=layer, expert=expert): named.role for expert in range(experts) for named in entries}
@@ -70,7 +70,7 @@ def fused_parts(family: Family, fused: FusedTensor, layer: int, spec: ModelSpec)
 def take_sources(
     named: Named, layer: int, spec: ModelSpec, tensors: Mapping[str, Tensor], unused: dict[str, Tensor]
 ) -> list[Tensor]:
-    """The tensors of a role in one layer, checked and crossed off; empty where they are absent and may be.
+    """Check the tensors of a role in one layer and remove them from those left; empty if they are absent and optional.
 
     Raises:
         MappingError: some are missing, or differ in type, or have a shape that the spec contradicts.
@@ -103,18 +103,18 @@ def take_sources(
 
 
 def known_names(family: Family, spec: ModelSpec) -> Iterable[str]:
-    """A canonical name for each role and layer, for `unknown_tensor`."""
+    """One canonical name for each role and layer, for `unknown_tensor`."""
     for named in family.tensors:
         for layer in range(spec.layers):
             yield from canonical_names(named, layer, spec)[:1]
 
 
 def unknown_tensor(name: str, count: int, family: Family, known: Iterable[str]) -> MappingError:
-    """What to raise of tensors that a family has no place for.
+    """The error for tensors that do not belong to a family.
 
     Args:
         name: the first of them; count: their number.
-        known: names that there could have been.
+        known: names to suggest from.
     """
     near: Sequence[str] = difflib.get_close_matches(name, list(known), n=1)
     more = f" and {count - 1} more" if count > 1 else ""

@@ -32,7 +32,7 @@ _MINISTRAL3_DEFAULTS: Defaults = {
     HEAD_DIM: 128,
 }
 
-_VISION = "the vision tower belongs in a file of its own (mmproj), which is not written yet"
+_VISION = "the vision tower belongs in a separate file (mmproj), which is not written yet"
 
 
 def _read_config(config: Config) -> ModelSpec:
@@ -44,7 +44,7 @@ def _read_config(config: Config) -> ModelSpec:
         raise MappingError(
             f"config.json: text model {kind!r} is not supported", "supported inside Mistral3: mistral, ministral3"
         )
-    # Either level may say that the output matrix is the embedding; the outer one wins in transformers.
+    # Both levels can say whether the output matrix is the embedding; in transformers the outer one takes precedence.
     tied = TIED.member
     text = {**text, tied: config.get(tied, text.get(tied, False))}
     defaults = MISTRAL_DEFAULTS if kind == "mistral" else _MINISTRAL3_DEFAULTS
@@ -60,18 +60,18 @@ def _read_config(config: Config) -> ModelSpec:
     if scale is None or spec.rope.mscale_all_dim is None:
         beta, multiplier = (field.member for field in (ATTENTION_TEMPERATURE_SCALE, ROPE_MSCALE_ALL_DIM))
         raise SourceError(
-            f"config.json: the rope parameters of a ministral3 model lack {beta} or {multiplier}",
+            f"config.json: {beta} or {multiplier} is missing from the rope parameters of a ministral3 model",
             "check config.json against the original",
         )
     return replace(spec, attention_temperature_scale=scale)
 
 
 def _write_config(spec: ModelSpec, _origin: str) -> dict[str, Any]:
-    """The text model alone: without temperature scaling it is a Mistral, with it a Ministral 3."""
+    """The configuration of the text model: Mistral without temperature scaling, Ministral 3 with it."""
     if spec.attention_temperature_scale is None:
         return write_mistral_config(spec)
     config = write_spec(spec, "Ministral3ForCausalLM", "ministral3")
-    # GGUF keeps one multiplier: the published models have the same in both places, which leaves the attention as it is.
+    # GGUF stores one multiplier: the published models have the same value in both places, which leaves attention as is.
     config[ROPE_OBJECTS[0]] |= {
         ATTENTION_TEMPERATURE_SCALE.member: spec.attention_temperature_scale,
         "mscale": spec.rope.mscale_all_dim,

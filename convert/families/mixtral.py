@@ -28,15 +28,15 @@ _EXPERTS = (
     Named(Role.EXPERT_UP, _EXPERT + "w3.weight"),
 )
 
-# transformers 5 holds the experts fused in memory and splits them again in save_pretrained; a state dict saved as it
-# stands has these names instead.
+# transformers 5 holds the experts fused in memory and splits them again in save_pretrained; a state dict saved directly
+# has these names instead.
 _FUSED = (
     FusedTensor(LAYER + "mlp.gate.weight", (Role.ROUTER,)),
     FusedTensor(LAYER + "mlp.experts.gate_up_proj", (Role.EXPERT_GATE, Role.EXPERT_UP)),
     FusedTensor(LAYER + "mlp.experts.down_proj", (Role.EXPERT_DOWN,)),
 )
 
-# configuration_mixtral.py of transformers; unlike Mistral's, it leaves the length of a head alone.
+# configuration_mixtral.py of transformers; unlike Mistral's, it does not fill in the length of a head.
 _DEFAULTS: Defaults = {
     KV_HEADS: 8,
     CONTEXT: 131072,

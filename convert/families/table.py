@@ -1,4 +1,4 @@
-"""What a family file is made of: roles with their Hugging Face names, and drops that say why a tensor is left out."""
+"""The parts of a family file: roles with their Hugging Face names, and drops that say why a tensor is left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def always(_: ModelSpec) -> bool:
-    """Of a tensor that every model of the family has."""
+    """The condition of a tensor that every model of the family has."""
     return True
 
 
@@ -25,7 +25,7 @@ class Named:
 
     Attributes:
         role: what its tensors do.
-        name: canonical (Hugging Face) name; `{layer}` and `{expert}` stand for numbers.
+        name: canonical (Hugging Face) name, with placeholders `{layer}` and `{expert}`.
         required: whether a model with this spec must have the tensor.
     """
 
@@ -36,7 +36,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Drop:
-    """Source tensors that are left out, and why. The pattern is a shell-style wildcard over canonical names."""
+    """Source tensors that are left out, and why. The pattern is a shell-style wildcard for canonical names."""
 
     pattern: str
     reason: str
@@ -44,12 +44,12 @@ class Drop:
 
 @dataclass(frozen=True)
 class FusedTensor:
-    """Another spelling of several canonical tensors: one stored tensor, cut into runs of rows.
+    """Several canonical tensors stored as one, which is split into ranges of rows.
 
     Attributes:
-        stored: name on disk; `{layer}` stands for a number. Where the roles are those of experts, its leading axis is
-            the experts.
-        roles: what it holds, in the order of their rows within each expert.
+        stored: name on disk, with the placeholder `{layer}`. If the roles belong to experts, the leading axis is the
+            expert.
+        roles: the roles of its parts, in the order of their rows within each expert.
     """
 
     stored: str
@@ -58,19 +58,19 @@ class FusedTensor:
 
 @dataclass(frozen=True)
 class Family:
-    """Models that share one table.
+    """Models that share one table of tensors.
 
     Attributes:
-        name: what `ModelSpec.family` says.
-        classes: the names in `architectures` of config.json that belong here.
-        read_config: from config.json to a spec; raises MappingError or SourceError.
-        tensors: its roles. Layouts without an order of their own keep this one.
-        drops: what is left out.
-        fused_tensors: other spellings.
-        rotary: which values of a head are turned together, as the canonical tensors have them: `half` for value i with
-            value i + head_dim / 2, as transformers has it, `interleaved` for neighbours.
-        write_config: the other way: the members of config.json that say a spec, given the class the model is known to
-            come from (empty where nobody knows). None where no such model can be written.
+        name: the value of `ModelSpec.family`.
+        classes: the names in `architectures` of config.json that belong to the family.
+        read_config: converts config.json to a spec; raises MappingError or SourceError.
+        tensors: its roles. Layouts that do not define an order use this one.
+        drops: the tensors that are left out.
+        fused_tensors: alternative, fused forms of its tensors.
+        rotary: which values of a head are rotated together in the canonical tensors: `half` for value i with value
+            i + head_dim / 2, as in transformers, `interleaved` for neighbours.
+        write_config: converts a spec to the members of config.json, given the class that the model comes from (empty if
+            unknown). None if such models cannot be written.
     """
 
     name: str
@@ -84,15 +84,15 @@ class Family:
 
     @property
     def is_mixture(self) -> bool:
-        """Whether its models have experts."""
+        """Whether the models have experts."""
         return any(named.role.is_expert for named in self.tensors)
 
     def named(self, role: Role) -> Named | None:
-        """The entry of a role; None where its models have no such tensor."""
+        """The entry of a role; None if the models have no such tensor."""
         return next((named for named in self.tensors if named.role is role), None)
 
     def role_of(self, name: str) -> Role | None:
-        """What a tensor does, by its canonical name; None where the family has none of this name."""
+        """The role of a tensor, by its canonical name; None if the family has no tensor of this name."""
         return self._roles.get(_NUMBER.sub("#", name))
 
     @cached_property

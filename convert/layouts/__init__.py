@@ -1,4 +1,4 @@
-"""The layouts: one folder each, with a `LAYOUT`. Adding a layout is adding a folder; its commands follow from it."""
+"""The layouts, one folder each with a `LAYOUT`. To add a layout and its commands, add a folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _registered: dict[str, Layout] = {}
 
 
 def register_layout(layout: Layout) -> None:
-    """Make a layout known that has no folder here."""
+    """Register a layout that is defined outside this package."""
     _registered[layout.name] = layout
 
 
@@ -37,7 +37,7 @@ def find_layout(name: str) -> Layout:
     """The layout of this name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such layout.
     """
     known = layouts()
     if name not in known:
@@ -46,14 +46,14 @@ def find_layout(name: str) -> Layout:
 
 
 def detect_layout(path: Path) -> Layout:
-    """The layout that a path is in.
+    """The layout of the checkpoint at a path.
 
     Raises:
-        SourceError: there is nothing.
+        SourceError: the path does not exist.
     """
     if not path.exists():
         raise SourceError(f"{path}: no such file or folder", "give a folder of a checkpoint, or a GGUF file")
-    # A folder may hold the files of a fallback beside those of another layout.
+    # A folder may contain files of a fallback layout beside those of another layout.
     ranked = sorted(layouts().values(), key=lambda layout: layout.is_fallback)
     kind = "folder" if path.is_dir() else "file"
     fallbacks = (layout for layout in ranked if layout.is_fallback and layout.path_kind == kind)
@@ -64,11 +64,11 @@ def open_checkpoint(path: Path, **options: Any) -> Checkpoint:
     """Open a checkpoint of any layout. Only headers and configuration are read.
 
     Args:
-        options: read options of its layout, such as `hf_config` of Megatron's; None where they are not given.
+        options: read options of its layout, such as `hf_config` for Megatron; None means not given.
 
     Raises:
-        SourceError, FormatError, MappingError: it cannot be opened, see the layout's own function.
-        UsageError: an option that the layout does not have.
+        SourceError, FormatError, MappingError: it cannot be opened; see the function of its layout.
+        UsageError: the layout does not have the option.
 
     Example:
         >>> open_checkpoint(Path("examples/tiny-mistral")).layout
@@ -83,7 +83,7 @@ def open_checkpoint(path: Path, **options: Any) -> Checkpoint:
 
 
 def options_for(path: Path, **options: Any) -> dict[str, Any]:
-    """Those of some options that the layout at a path takes: one command may read paths of several layouts."""
+    """The options that the layout at a path accepts: one command may read paths of several layouts."""
     taken = [name for name, value in options.items() if value is not None]
     layout = detect_layout(path) if taken else None
     return {name: options[name] for name in taken if layout is not None and layout.takes(name)}

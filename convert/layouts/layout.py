@@ -1,4 +1,4 @@
-"""What a layout is, as a value that its folder has: how it is detected, opened and written, and with which options."""
+"""The description of a layout that each layout folder provides: how to detect, open and write it, and its options."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class LayoutOption:
     Attributes:
         name: as in Python: `max_shard_size` is `--max-shard-size` on the command line.
         help: what it does, in a sentence or two.
-        metavar: what stands for its value in the usage line.
-        choices: the values that it takes, in any case; empty where it takes any.
-        default: its value where nothing is given.
+        metavar: placeholder for its value in the usage line.
+        choices: the values that it accepts, in upper or lower case; empty if any value is accepted.
+        default: its default value.
         is_path: whether it names a file or folder.
     """
 
@@ -39,12 +39,12 @@ class LayoutOption:
 
 @dataclass(frozen=True)
 class Planned:
-    """What a checkpoint becomes in a layout.
+    """The plan of a checkpoint in a layout.
 
     Attributes:
-        plan: of the file, or of the folder.
-        main_type: the type of the matrices, as a result names it.
-        notes: what a user should know of the result, such as what it cannot carry.
+        plan: the plan of the file or folder.
+        main_type: the type of the matrices, as shown in results.
+        notes: information for the user about the result, such as what it cannot store.
     """
 
     plan: Plan | FolderPlan
@@ -53,7 +53,7 @@ class Planned:
 
 
 def replaces_all(_: Path) -> bool:
-    """A folder that is replaced whole."""
+    """Every file of the folder is replaced."""
     return True
 
 
@@ -64,23 +64,23 @@ def refuses_none(_: Path) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """A way in which checkpoints lie on a disk.
+    """How checkpoints are stored on disk.
 
     Attributes:
-        name: in commands and results: `hf` of `hf-to-gguf`.
-        title: how a sentence names one: "a Hugging Face folder".
-        path_kind: whether one is a file or a folder.
-        detect: whether a path is one, at a glance; never raises.
-        is_fallback: a path of its kind that no layout detects is taken for one: opening it says what is missing.
-        open: opens one. Takes its path, and the read options by their names.
-        plan: plans one. Takes a checkpoint of any layout, and the write options by their names; see `Planned`.
-        read_options, write_options: what it takes beyond that.
-        source_name, target_name: what stands for its path in the usage line of a command.
-        source_example, target_example: a path of one in the examples of the commands, with options that it needs.
-        source_help, target_help: what the help of a command says of it as a source, or as a target.
-        replaces: which files in a folder belong to what is replaced when it is overwritten, by their path within it.
-        refuses: why a folder that is there must not be replaced, as the end of a sentence; empty where it may.
-        hub_files: patterns of the files that a repository on the Hub has of it; empty where it is not read from there.
+        name: its name in commands and results: `hf` in `hf-to-gguf`.
+        title: its name in a sentence: "a Hugging Face folder".
+        path_kind: whether it is a file or a folder.
+        detect: whether a path has this layout, from a quick check; never raises.
+        is_fallback: use this layout for a path of its kind that no layout detects: opening it reports what is missing.
+        open: opens a checkpoint. Takes its path, and the read options as keywords.
+        plan: plans a checkpoint. Takes a checkpoint of any layout, and the write options as keywords; see `Planned`.
+        read_options, write_options: its additional options.
+        source_name, target_name: placeholder for its path in the usage line of a command.
+        source_example, target_example: an example path for the help of the commands, with options that it needs.
+        source_help, target_help: its description in the help of a command, as a source and as a target.
+        replaces: whether a file in an existing folder is replaced on overwriting, by its path within the folder.
+        refuses: why an existing folder must not be replaced, as the end of a sentence; empty if it may be.
+        hub_files: patterns of its files in a Hub repository; empty if it cannot be read from the Hub.
     """
 
     name: str
@@ -103,23 +103,23 @@ class Layout:
     hub_files: tuple[str, ...] = ()
 
     def takes(self, option: str) -> bool:
-        """Whether reading one takes an option of this name."""
+        """Whether reading this layout takes an option of this name."""
         return any(known.name == option for known in self.read_options)
 
     def writes_with(self, option: str) -> bool:
-        """Whether writing one takes an option of this name."""
+        """Whether writing this layout takes an option of this name."""
         return any(known.name == option for known in self.write_options)
 
     def resolve(self, **options: Any) -> dict[str, Any]:
-        """The write options with their defaults; `None` stands for a default too.
+        """The write options, with defaults filled in; `None` also means the default.
 
         Raises:
-            UsageError: an option that the layout does not have, or a value that it does not take.
+            UsageError: the layout does not have an option, or does not accept its value.
         """
         return _resolved(f"writing {self.title}", self.write_options, options)
 
     def resolve_read(self, **options: Any) -> dict[str, Any]:
-        """The read options with their defaults, see `resolve`."""
+        """The read options, with defaults filled in; see `resolve`."""
         return _resolved(f"reading {self.title}", self.read_options, options)
 
 

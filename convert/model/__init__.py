@@ -1,1 +1,1 @@
-"""What a model is, in the words of no layout."""
+"""A model, independent of any layout."""

@@ -1,4 +1,4 @@
-"""A checkpoint opened: its spec, its tensors by canonical name, its vocabulary. No weight has been read yet."""
+"""An opened checkpoint: its spec, its tensors by canonical name, its vocabulary. No weights have been read yet."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model of a supported family, from whatever layout.
+    """A model of a supported family, from any layout.
 
     Attributes:
-        layout: name of the layout it lies in.
-        path: the folder or file it was opened from; for messages, never written into an artifact.
+        layout: the name of its layout.
+        path: the folder or file that it was opened from; for messages only, never written into an artifact.
         spec: hyperparameters.
-        tensors: canonical (Hugging Face) name to tensor; what the family drops is gone.
-        vocabulary: reads the tokenizer, which takes longer than all the rest of opening.
-        files: what it is read from, and so must not be written.
-        companions: reads what lies beside the weights, by file name: configuration, generation settings, tokenizer,
-            chat templates. Empty where the layout has no such files.
-        float32_by_layout: the layout has vectors and routers in F32 whatever the model's own type, as GGUF does.
-        provenance: `general.*` and `mconv.*` metadata that is known of it.
-        notes: what a user should know, such as what was left out.
+        tensors: canonical (Hugging Face) name to tensor, without those that the family drops.
+        vocabulary: reads the tokenizer, which takes longer than opening the rest of the checkpoint.
+        files: the files that it is read from, which must not be overwritten.
+        companions: reads the files beside the weights, by file name: configuration, generation settings, tokenizer,
+            chat templates. Empty if the layout has no such files.
+        float32_by_layout: the layout stores vectors and routers as F32, independently of the model's type, like GGUF.
+        provenance: its known `general.*` and `mconv.*` metadata.
+        notes: information for the user, such as what was left out.
     """
 
     layout: str

@@ -1,9 +1,9 @@
-"""Every hyperparameter once: what it is in a spec, what each layout calls it, and what a value of it may be.
+"""The table of hyperparameters: the attribute of each in a spec, its name in each layout, and its valid values.
 
-All layouts read and write their hyperparameters through this table, and no other place spells a key of one. A layout
-with spellings of its own is another column. The keys are those of transformers' configuration classes, of llama.cpp
-src/llama-arch.cpp (`LLM_KV_NAMES`) and of Megatron-LM megatron/training/arguments.py, with the names that Megatron
-Bridge's run_config.yaml has for them (TransformerConfig).
+All layouts read and write their hyperparameters through this table; their keys are spelled only here. A layout with
+other names is another column. The keys are those of transformers' configuration classes, of llama.cpp
+src/llama-arch.cpp (`LLM_KV_NAMES`) and of Megatron-LM megatron/training/arguments.py, with the names of Megatron
+Bridge's run_config.yaml (TransformerConfig).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from mconv.convert.model.roles import Role
 from mconv.convert.model.spec import MAX_EXPERTS, MAX_LAYERS, ModelSpec, SpecError
 
 LARGEST_COUNT = (1 << 31) - 1
-"""What a count may be in every layout: GGUF's are unsigned 32-bit integers, some of which llama.cpp reads as signed."""
-_LARGEST_NUMBER = 3e38  # of a float32
+"""The largest count in any layout: GGUF has unsigned 32-bit integers, some of which llama.cpp reads as signed."""
+_LARGEST_NUMBER = 3e38  # about the largest float32
 
 
 class Kind(Enum):
-    """What a value is."""
+    """The kind of a value."""
 
     COUNT = "an integer from 1 to"
     POSITIVE = "a positive number"
@@ -32,7 +32,7 @@ class Kind(Enum):
 
 
 Known = Mapping[str, Any]
-"""Values by the names of their fields, as far as they have been read."""
+"""The values read so far, by the names of their fields."""
 
 Default = Callable[[Known], Any]
 
@@ -42,16 +42,16 @@ class Field:
     """One hyperparameter.
 
     Attributes:
-        name: the attribute of ModelSpec; after "rope." that of Rope.
-        kind: what its value is.
-        config: its member of config.json, then what other versions call it: the first that is there counts. Those of
-            Rope are members of an object there, see ROPE_OBJECTS.
-        gguf: its keys in a GGUF file, without the architecture that stands before them there, all of which say it.
-        megatron: its names in the settings of a run. The first that is set counts, unless `layouts.megatron.arguments`
-            says otherwise.
-        default: what a file means that is silent on it, from what is known already; None where the file has to say it.
-        most: of a count.
-        scalings: the types of rotary scaling that have the parameter; empty where it has nothing to do with scaling.
+        name: the attribute of ModelSpec; with the prefix "rope.", the attribute of Rope.
+        kind: the kind of its value.
+        config: its member of config.json, then its names in other versions: the first one present is used. Those of
+            Rope are members of an object; see ROPE_OBJECTS.
+        gguf: its keys in a GGUF file, without the architecture prefix; all of them hold the value.
+        megatron: its names in the settings of a run. The first one that is set is used, unless
+            `layouts.megatron.arguments` handles the field.
+        default: computes the value for a file that omits it, from the values read so far; None if it is required.
+        most: the largest valid count.
+        scalings: the types of rotary scaling that have the parameter; empty if it does not depend on scaling.
     """
 
     name: str
@@ -68,21 +68,21 @@ class Field:
 
     @property
     def member(self) -> str:
-        """Its member of config.json, as it is written."""
+        """Its member of config.json, as written by this package."""
         return self.config[0]
 
     @property
     def is_optional(self) -> bool:
-        """Whether a file that is silent on it means no value at all."""
+        """Whether a file that omits it has no value for it."""
         return self.default is _nothing
 
     @property
     def rule(self) -> str:
-        """What a value must be, as a sentence ends."""
+        """What a value must be, as the end of a sentence."""
         return f"{self.kind.value} {self.most}" if self.kind is Kind.COUNT else self.kind.value
 
     def accepts(self, value: object) -> bool:
-        """Whether a value from a file is one."""
+        """Whether a value from a file is valid."""
         if self.kind is Kind.FLAG:
             return isinstance(value, bool)
         if self.kind is Kind.TEXT:
@@ -94,13 +94,13 @@ class Field:
         return 0 <= value <= _LARGEST_NUMBER and (value > 0 or self.kind is Kind.NUMBER)
 
     def value(self, spec: ModelSpec) -> Any:
-        """What a spec has for it."""
+        """Its value in a spec."""
         in_rope = self.name.removeprefix("rope.")
         return getattr(spec, self.name) if in_rope == self.name else getattr(spec.rope, in_rope)
 
 
 def _nothing(_: Known) -> None:
-    """An optional value: silence means that there is none."""
+    """The default of an optional value: None."""
 
 
 def _no(_: Known) -> bool:
@@ -123,7 +123,7 @@ LAYERS = Field(
     "layers", Kind.COUNT, ("num_hidden_layers",), ("block_count",), megatron=("num_layers",), most=MAX_LAYERS
 )
 HIDDEN = Field("hidden", Kind.COUNT, ("hidden_size",), ("embedding_length",), megatron=("hidden_size",))
-# A run of a mixture of experts may have both, and then only the first is theirs.
+# A run of a mixture of experts may have both; then only the first one applies to the experts.
 FFN = Field(
     "ffn",
     Kind.COUNT,
@@ -192,7 +192,7 @@ TIED = Field(
     "tied",
     Kind.FLAG,
     ("tie_word_embeddings",),
-    # The one is the opposite of the other.
+    # One is the opposite of the other.
     megatron=("untie_embeddings_and_output_weights", "share_embeddings_and_output_weights"),
     default=_no,
 )
@@ -202,17 +202,17 @@ SLIDING_WINDOW = Field(
     "sliding_window",
     Kind.COUNT,
     ("sliding_window",),
-    # The architectures of these models have no key for it, as llama.cpp has no use for it.
+    # llama.cpp does not use it, so the architectures of these models have no key for it.
     ("mconv.attention.sliding_window",),
     megatron=("window_size",),
     default=_nothing,
 )
-# No file says it in so many words.
+# Not stored directly in any file.
 STATES_HEAD_DIM = Field("states_head_dim", Kind.FLAG)
 
 ROPE_OBJECTS = ("rope_parameters", "rope_scaling")
-"""Members of config.json that hold the rotary parameters: of transformers 5, and of those before it, where theta stood
-beside it."""
+"""Members of config.json that hold the rotary parameters: in transformers 5, and in earlier versions, where theta is
+outside the object."""
 
 ROPE_THETA = Field("rope.theta", Kind.POSITIVE, ("rope_theta",), ("rope.freq_base",), megatron=("rotary_base",))
 ROPE_TYPE = Field(
@@ -220,7 +220,7 @@ ROPE_TYPE = Field(
     Kind.TEXT,
     ("rope_type", "type"),
     ("rope.scaling.type",),
-    # Each says something of it: whether positions are rotated at all, and whether as Llama 3 does.
+    # Each says part of it: whether positions are rotated at all, and whether with Llama 3's scaling.
     megatron=("position_embedding_type", "use_rope_scaling", "rope_scaling"),
     default=lambda _: "default",
 )
@@ -229,7 +229,7 @@ ROPE_FACTOR = Field(
     Kind.POSITIVE,
     ("factor",),
     ("rope.scaling.factor",),
-    # Of Llama 3's scaling, and of linear scaling.
+    # Used by Llama 3's scaling and by linear scaling.
     megatron=("rope_scaling_factor", "rotary_seq_len_interpolation_factor"),
     scalings=_SCALED,
 )
@@ -327,17 +327,17 @@ _AXES = {
 
 
 def fields_of(role: Role) -> tuple[Field, ...]:
-    """What the shape of a tensor follows from, see `ModelSpec.dimension`."""
+    """The fields that determine the shape of a tensor; see `ModelSpec.dimension`."""
     return tuple(dict.fromkeys(field for axis in role.axes for field in _AXES[axis]))
 
 
 @dataclass(frozen=True)
 class Words:
-    """How a file names its hyperparameters, for errors.
+    """The names of hyperparameters in a file, for error messages.
 
     Attributes:
-        source: the file.
-        spell: what it calls a field.
+        source: the name of the file.
+        spell: gives the name of a field in the file.
     """
 
     source: str
@@ -345,7 +345,7 @@ class Words:
 
 
 def make_spec(words: Words, **values: Any) -> ModelSpec:
-    """A spec of what a file says; what contradicts itself is said in the words of that file.
+    """Make a spec from the values of a file; errors use the names of that file.
 
     Args:
         values: arguments of ModelSpec.

@@ -1,4 +1,4 @@
-"""Metadata as typed values: what a GGUF header holds besides its tensors.
+"""Metadata as typed values, as stored in a GGUF header.
 
 The types and their numbers are those of the GGUF specification (ggml docs/gguf.md, `gguf_metadata_value_type`).
 """
@@ -35,7 +35,7 @@ class Value:
 
     Attributes:
         type: the type in the file.
-        content: bool, int, float, str (or bytes, where a string is not UTF-8), or a list of those for ARRAY.
+        content: bool, int, float, str (or bytes, for a string that is not UTF-8), or a list of these for ARRAY.
         item_type: the type of the items, for ARRAY only.
     """
 
@@ -59,7 +59,7 @@ def float32(content: float) -> Value:
 
 
 def boolean(content: bool) -> Value:
-    """A truth value."""
+    """A boolean."""
     return Value(ValueType.BOOL, bool(content))
 
 

@@ -1,5 +1,5 @@
-"""Where a model comes from, as `general.*` and `mconv.*` metadata: from its card and configuration, never from a
-clock or a path.
+"""Where a model comes from, as `general.*` and `mconv.*` metadata. The values come from its card and configuration,
+never from a clock or a path.
 
 The keys are those of the GGUF specification (ggml docs/gguf.md, "General metadata"). A source revision has no standard
 key.
@@ -32,11 +32,11 @@ SAMPLING = {
     "min_p": ("min_p", float32),
     "repetition_penalty": ("penalty_repeat", float32),
 }
-"""Member of generation_config.json to the rest of its key under `general.sampling.`, and the value it is stored as."""
+"""Member of generation_config.json to its key, without the prefix `general.sampling.`, and the type of its value."""
 
 
 def read_provenance(folder: Path, config: Mapping[str, Any], tensors: Iterable[Tensor], spec: ModelSpec) -> Metadata:
-    """What is known of a Hugging Face folder.
+    """The provenance of a Hugging Face folder.
 
     Returns:
         `general.name`, `basename`, `finetune`, `version`, `size_label`, licence, languages, tags and base models from
@@ -60,7 +60,7 @@ def read_provenance(folder: Path, config: Mapping[str, Any], tensors: Iterable[T
 def name_parts(name: str) -> dict[str, str]:
     """Base name, fine-tune and version of a model name such as `Mistral-Small-3.2-24B-Instruct-2506`.
 
-    The size label divides the base name from the fine-tune; a last part like v0.3 or 2506 is the version.
+    The size label separates the base name from the fine-tune; a last part such as v0.3 or 2506 is the version.
     """
     words = [word for word in re.split(r"[-\s]+", name) if word]
     parts: dict[str, str] = {}
@@ -77,7 +77,7 @@ def name_parts(name: str) -> dict[str, str]:
 
 
 def size_label(tensors: Iterable[Tensor], spec: ModelSpec) -> str:
-    """The parameter count as people say it: 24B, 1.1B, 8x7B."""
+    """The parameter count in short form: 24B, 1.1B, 8x7B."""
     family = family_named(spec.family)
     total = experts = 0
     for tensor in tensors:
@@ -91,7 +91,7 @@ def size_label(tensors: Iterable[Tensor], spec: ModelSpec) -> str:
 
 
 def _rounded(count: int) -> str:
-    """At least two digits: 7.2B, 24B, 1.1B, 350M."""
+    """A count with at least two digits: 7.2B, 24B, 1.1B, 350M."""
     scaled, unit = next(
         (count / size, unit)
         for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"), (1, ""))
@@ -108,10 +108,10 @@ def _model_name(folder: Path, config: Mapping[str, Any], card: Mapping[str, Any]
 
 
 def folder_name(folder: Path) -> str:
-    """The name of a model by its folder: the folder's own, or the repository's for a snapshot in the Hub's cache."""
+    """The name of a model, from its folder, or from the repository of a snapshot in the Hub's cache."""
     name = folder.resolve().name
     if _REVISION.fullmatch(name):
-        # The cache's layout is models--org--name/snapshots/<revision>.
+        # Paths in the cache are models--org--name/snapshots/<revision>.
         cached = [part for part in folder.resolve().parts if part.startswith("models--")]
         return cached[-1].rsplit("--", 1)[-1] if cached else "model"
     return name or "model"
@@ -121,7 +121,7 @@ def _revision(folder: Path, config: Mapping[str, Any]) -> str | None:
     for candidate in (folder.resolve().name, config.get("_commit_hash")):
         if isinstance(candidate, str) and _REVISION.fullmatch(candidate):
             return candidate
-    # `hf download --local-dir` records the revision beside each file it fetched.
+    # `hf download --local-dir` records the revision of each downloaded file.
     try:
         lines = (folder / ".cache/huggingface/download/config.json.metadata").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -130,7 +130,7 @@ def _revision(folder: Path, config: Mapping[str, Any]) -> str | None:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The YAML at the head of README.md; empty where there is none that can be read."""
+    """The YAML at the start of README.md; empty if it is missing or cannot be read."""
     import yaml
 
     try:
@@ -141,7 +141,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         return {}
     head = list(takewhile(lambda line: line.rstrip() != "---", lines[1:]))
     try:
-        # The base loader makes texts only: dates and tags of other types are not taken apart.
+        # The base loader returns strings only: it does not convert dates and other types.
         card = yaml.load("\n".join(head), yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}

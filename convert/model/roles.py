@@ -1,7 +1,7 @@
-"""What a tensor does in a model, in the words of no layout.
+"""The role of a tensor in a model, independent of any layout.
 
-A family says which roles its tensors have and what Hugging Face calls them; a layout says where it keeps each role.
-What follows from the role alone is said here, once.
+A family lists the roles of its tensors with their Hugging Face names; a layout defines where it stores each role. This
+module defines everything that follows from the role alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mconv.convert.tensors.plain import plain
 
 @plain
 class Role(Enum):
-    """What one tensor is for. Those of a layer are one role in all layers, those of an expert one in all experts.
+    """The purpose of a tensor. The role is the same in all layers, and in all experts.
 
     Example:
         >>> Role.ATTENTION_OUTPUT.axes, Role.ATTENTION_OUTPUT.shared_axis
@@ -49,7 +49,7 @@ class Role(Enum):
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The axes of one tensor, slowest first, as `ModelSpec.dimension` names them; those of a single expert."""
+        """The axes of one tensor (of a single expert), slowest first, as names for `ModelSpec.dimension`."""
         return _AXES[self]
 
     @property
@@ -59,27 +59,27 @@ class Role(Enum):
 
     @property
     def is_expert(self) -> bool:
-        """Whether each expert of a mixture has one of its own."""
+        """Whether each expert of a mixture has such a tensor."""
         return self in _DENSE
 
     @property
     def keeps_float32(self) -> bool:
-        """Whether its values are few, and the model hangs on them: vectors, norms among them, and the router."""
+        """Whether it is small and sensitive to rounding: vectors, including norms, and the router."""
         return len(self.axes) == 1 or self is Role.ROUTER
 
     @property
     def shared_axis(self) -> int | None:
-        """The axis that tensor parallelism shares out; None where every rank has the whole.
+        """The axis that tensor parallelism splits; None if every rank has the whole tensor.
 
-        Vocabulary, heads and the inner width of the MLP are shared out; the hidden width never is.
+        Vocabulary, heads and the inner width of the MLP are split; the hidden width never is.
         """
         return next((place for place, axis in enumerate(self.axes) if axis in _SHARED_OUT), None)
 
     @property
     def dense(self) -> Role:
-        """What it would be in a model without experts; itself where it is of none.
+        """The corresponding role in a model without experts; itself if it does not belong to an expert.
 
-        A mixture of types goes by it: an expert's matrix gets what the matrix of an MLP gets.
+        A mixture of types uses it: the matrix of an expert gets the type of the matrix of an MLP.
         """
         return _DENSE.get(self, self)
 

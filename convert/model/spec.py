@@ -1,4 +1,4 @@
-"""A model's hyperparameters, free of any layout."""
+"""The hyperparameters of a model, independent of any layout."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from mconv.convert.model.roles import Role
 
 MAX_LAYERS = 512
 MAX_EXPERTS = 1024
-"""llama.cpp src/llama-hparams.h, LLAMA_MAX_LAYERS and LLAMA_MAX_EXPERTS: more than any model has. What is listed for
-every layer and expert stays small, whatever a file says."""
+"""llama.cpp src/llama-hparams.h, LLAMA_MAX_LAYERS and LLAMA_MAX_EXPERTS: more than any model has. They bound the lists
+with an item per layer and expert, even for a malicious file."""
 
 
 class SpecError(MappingError):
-    """Hyperparameters that contradict each other, or that no model has; readers say it in the words of their file.
+    """Hyperparameters that contradict each other or are impossible; readers restate it with the names of their file.
 
     Args:
-        what, hint: with the names of `fields` in braces, which every file spells in its own way.
-        fields: attributes of a ModelSpec.
+        what, hint: templates with the names of `fields` in braces, since each kind of file names them differently.
+        fields: the attributes of ModelSpec in the templates.
     """
 
     def __init__(self, what: str, hint: str, fields: tuple[str, ...]) -> None:
@@ -29,11 +29,11 @@ class SpecError(MappingError):
         self.what, self.hint = self._fill({name: name for name in fields})
 
     def named(self, names: Mapping[str, str], source: str) -> MappingError:
-        """The same in the words of a file.
+        """The same error with the names of a file.
 
         Args:
-            names: field to what the file calls it.
-            source: the file.
+            names: field to its name in the file.
+            source: the name of the file.
         """
         what, hint = self._fill(names)
         return MappingError(what, f"{hint} in {source}")
@@ -45,17 +45,17 @@ class SpecError(MappingError):
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding, with the scaling that stretches it over a longer context.
+    """Rotary position embedding, with the scaling that extends it to a longer context.
 
     Attributes:
         theta: base of the frequencies.
         type: "default", "linear", "yarn" or "llama3", as transformers names them.
-        factor: how many times the context grew.
-        original_context: tokens of the context before it grew.
+        factor: by how much the context was extended.
+        original_context: tokens of the context before it was extended.
         beta_fast, beta_slow: YaRN's correction range, in rotations.
         attention_factor, extrapolation_factor: YaRN's optional overrides.
         mscale_all_dim: YaRN's logarithmic multiplier of the attention.
-        low_freq_factor, high_freq_factor: the band that Llama 3 blends over.
+        low_freq_factor, high_freq_factor: the band over which Llama 3 interpolates.
     """
 
     theta: float
@@ -73,16 +73,16 @@ class Rope:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model of the family is, whatever layout it lies in.
+    """The hyperparameters of a model, independent of its layout.
 
     Attributes:
-        family: name of the family that it is of.
-        heads, kv_heads, head_dim: attention shape; heads * head_dim need not be hidden.
-        states_head_dim: whether the configuration names head_dim rather than leaving it to hidden / heads.
+        family: the name of its family.
+        heads, kv_heads, head_dim: attention shape; heads * head_dim can differ from hidden.
+        states_head_dim: whether the configuration contains head_dim, rather than leaving it to hidden / heads.
         tied: the output matrix is the token embedding.
         experts, experts_per_token: zero for a dense model.
-        attention_temperature_scale: beta of Llama 4's scaling of queries by position, where used.
-        attention_bias, mlp_bias: the linear layers that carry a bias.
+        attention_temperature_scale: beta of Llama 4's scaling of queries by position, if used.
+        attention_bias, mlp_bias: whether these linear layers have a bias.
     """
 
     family: str
@@ -114,23 +114,23 @@ class ModelSpec:
             )
         if self.kv_heads <= 0 or self.heads % self.kv_heads:
             raise SpecError(
-                f"{self.heads} attention heads cannot be shared by {self.kv_heads} key-value heads",
+                f"{self.heads} attention heads cannot be divided among {self.kv_heads} key-value heads",
                 "{heads} must be a multiple of {kv_heads}",
                 ("heads", "kv_heads"),
             )
         if self.head_dim % 2:
             raise SpecError(
-                f"{{head_dim}} {self.head_dim} is odd: rotary embeddings turn pairs of values",
+                f"{{head_dim}} {self.head_dim} is odd, but rotary embeddings rotate pairs of values",
                 "check {head_dim}, {hidden} and {heads}",
                 ("head_dim", "hidden", "heads"),
             )
 
     def shape_of(self, role: Role) -> tuple[int, ...]:
-        """The shape of one tensor of a role; that of a single expert."""
+        """The shape of one tensor of a role (of a single expert)."""
         return tuple(self.dimension(axis) for axis in role.axes)
 
     def dimension(self, name: str) -> int:
-        """The length of an axis that a role names."""
+        """The length of an axis, by its name in `Role.axes`."""
         lengths = {
             "hidden": self.hidden,
             "ffn": self.ffn,

@@ -1,1 +1,1 @@
-"""Tensors as places that rows are read from, their order, and their encodings."""
+"""Tensors as sources of rows, the order of rows, and encodings."""

@@ -1,4 +1,4 @@
-"""The block types: how many weights share a block, and how many bytes the block takes.
+"""The block types: the number of weights in a block, and its size in bytes.
 
 Numbers and sizes are those of ggml (ggml/include/ggml.h `ggml_type`, ggml/src/ggml-common.h).
 """
@@ -14,7 +14,7 @@ from mconv.convert.tensors.plain import plain
 
 @plain
 class BlockType(Enum):
-    """A type that ggml can encode to: number in the file, weights and bytes of one block."""
+    """A type that ggml can encode: its number in files, and the weights and bytes of one block."""
 
     F32 = (0, 1, 4)
     F16 = (1, 1, 2)
@@ -52,7 +52,7 @@ class BlockType(Enum):
 
     @property
     def is_quantized(self) -> bool:
-        """Whether weights share blocks; false for the three float types."""
+        """Whether a block has several weights; false for the three float types."""
         return self.block_weights > 1
 
     @property
@@ -61,18 +61,18 @@ class BlockType(Enum):
         return self.is_quantized and self not in _WITHOUT_IMPORTANCE
 
     def fits(self, row_weights: int) -> bool:
-        """Whether a row of so many weights is whole blocks."""
+        """Whether a row of `row_weights` weights consists of whole blocks."""
         return row_weights % self.block_weights == 0
 
     def row_bytes(self, row_weights: int) -> int:
-        """The bytes of a row of so many weights.
+        """The bytes of a row of `row_weights` weights.
 
         Raises:
-            QuantizationError: the row is not whole blocks.
+            QuantizationError: the row does not consist of whole blocks.
         """
         if not self.fits(row_weights):
             raise QuantizationError(
-                f"a row of {row_weights} weights is not whole blocks of {self.block_weights}, as {self.name} needs",
+                f"a row of {row_weights} weights cannot be divided into blocks of {self.block_weights} for {self.name}",
                 "choose a type with smaller blocks, or a float type",
             )
         return row_weights // self.block_weights * self.block_bytes
@@ -87,7 +87,7 @@ def find_block_type(name: str) -> BlockType:
     """The block type of this name, in any case.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such type.
     """
     found = BlockType.__members__.get(name.upper())
     if found is None:

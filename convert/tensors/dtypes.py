@@ -1,4 +1,4 @@
-"""The float type of every tensor in a layout without blocks: Hugging Face's and Megatron-Core's."""
+"""The float type of every tensor in the layouts without block types: Hugging Face and Megatron-Core."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mconv.convert.tensors.nodes import FLOAT_DTYPES, Tensor, row_count, row_len
 
 
 def typed_tensors(checkpoint: Checkpoint, wanted: BlockType | None) -> dict[str, Tensor]:
-    """Every tensor in the type that it is written in, by canonical name.
+    """Every tensor, converted to the type in which it is written, by canonical name.
 
     Args:
-        wanted: one type for all. None keeps what is stored; quantized tensors then get the `main_type`, and so does a
-            vector that the source's layout widened, if no value of it is rounded by that.
+        wanted: one type for all tensors. None keeps the stored type; then quantized tensors get the `main_type`, and so
+            does a vector that the layout of the source widened, provided that this rounds none of its values.
     """
     main = main_type(checkpoint.tensors)
 
@@ -34,12 +34,12 @@ def typed_tensors(checkpoint: Checkpoint, wanted: BlockType | None) -> dict[str,
 
 
 def wanted_type(dtype: str) -> BlockType | None:
-    """What `--dtype` asks for: F32, F16 or BF16; None for `auto`."""
+    """The type given by `--dtype`: F32, F16 or BF16; None for `auto`."""
     return None if dtype == "auto" else BlockType[dtype.upper()]
 
 
 def main_type(tensors: Mapping[str, Tensor]) -> BlockType:
-    """The type that a model is in: the 16-bit type of its matrices, else what holds their values.
+    """The type of a model: the 16-bit type of its matrices, otherwise a type that can hold their values.
 
     Quantized matrices become BF16, in which these models are published.
     """
@@ -51,12 +51,12 @@ def main_type(tensors: Mapping[str, Tensor]) -> BlockType:
 
 
 def convert_tensor(tensor: Tensor, kind: BlockType) -> Tensor:
-    """The tensor in a float type; itself where that is what it is stored in."""
+    """The tensor converted to a float type; itself if it is already stored in that type."""
     return tensor if tensor.dtype == kind.name else ConvertedTensor(tensor, kind)
 
 
 def _is_exact(tensor: Tensor, kind: BlockType) -> bool:
-    """Whether float32 values are values of a shorter type too. NaN is not: it is for the executor to find."""
+    """Whether a shorter type can hold all float32 values of the tensor. False for NaN, which the executor reports."""
     rows = row_count(tensor.shape)
     step = max(1, CHUNK_WEIGHTS // row_length(tensor.shape))
     for start in range(0, rows, step):

@@ -1,7 +1,7 @@
-"""Encodings: how the values of a tensor become bytes. Only here, and in `quantize`, is a value ever touched.
+"""Encodings: how the values of a tensor become bytes. Values change only here and in `quantize`.
 
-An encoding turns each matrix into one or more planes: a ggml block type has one, a format that keeps scales apart has
-two or three. Every plane has a row for each row of the matrix, so that any range of rows can be encoded alone.
+An encoding turns each matrix into one or more planes: a ggml block type has one, a format that stores scales separately
+has two or three. Every plane has a row for each row of the matrix, so that any range of rows can be encoded separately.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _BF16_EXPONENT = np.uint16(0x7F80)
 
 
 class RowBlock:
-    """Some rows of a target as they are stored, on their way to an encoding.
+    """A range of rows of a target, as stored, to be encoded.
 
     Args:
         target: the whole tensor.
-        first_row: its row that the block begins with.
+        first_row: the index of the first row.
         stored: (n, k) float32, float16, or bfloat16 bits in uint16; raw bytes (n, row bytes) of a block type.
-        dtype: name of the type that they are in; the target's own where nothing else is said.
+        dtype: the name of their type. Default: that of the target.
     """
 
     def __init__(self, target: Target, first_row: int, stored: np.ndarray, dtype: str | None = None) -> None:
@@ -47,14 +47,14 @@ class RowBlock:
         return find_encoding(self.dtype).decode((self.stored,), self.target.shape[-1])
 
     def place(self, row: int, column: int) -> str:
-        """One value of the block, in the words of the source."""
+        """The name of one value of the block, by its place in the source."""
         return self.target.place(self.first_row + row, column)
 
     def check_finite(self) -> None:
-        """Refuse NaN and infinity among floats, which no later step survives.
+        """Reject NaN and infinity among floats, which no later step can handle.
 
         Raises:
-            SourceError: names the source's tensor, row and column of the first one.
+            SourceError: a value is not finite; names tensor, row and column of the first one in the source.
         """
         bad = None if self.stored.dtype == np.uint8 else find_not_finite(self.stored)
         if bad is not None:
@@ -69,42 +69,42 @@ class Encoding(Protocol):
 
     @property
     def name(self) -> str:
-        """What plans and people call it, such as Q4_K."""
+        """Its name, such as Q4_K."""
 
     def plane_row_bytes(self, row_weights: int) -> tuple[int, ...]:
-        """For each plane, the bytes of a row of so many weights.
+        """For each plane, the bytes of a row of `row_weights` weights.
 
         Raises:
-            QuantizationError: the encoding has no such rows.
+            QuantizationError: the encoding cannot store such rows.
         """
 
     def encode(self, block: RowBlock, importance: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
         """The rows of each plane, uint8 (n, row bytes).
 
         Args:
-            block: rows that are finite; all of one expert, where experts are stacked.
-            importance: float32 (k,), how much each column matters; None where all matter alike.
+            block: finite rows; if experts are stacked, all rows belong to one expert.
+            importance: float32 (k,), how much each column matters; None if all matter equally.
 
         Raises:
-            QuantizationError: a value is beyond the range of the encoding.
+            QuantizationError: a value is outside the range of the encoding.
         """
 
     def decode(self, planes: Sequence[np.ndarray], row_weights: int) -> np.ndarray:
-        """The values that planes stand for, float32 (n, row_weights): the inverse of `encode`.
+        """The values that planes represent, float32 (n, row_weights): the inverse of `encode`.
 
         Raises:
             QuantizationError: the encoding cannot be decoded here.
         """
 
 
-# Modules that register more encodings when they are imported. They lie above this one, so that they are named, not
-# imported: a plan that was made with them can be carried out by a process that never heard of them.
+# Modules that register more encodings when imported. They depend on this one, so they are named here, not imported: a
+# process can then run a plan that uses these encodings without having imported the modules.
 _PROVIDERS = ("mconv.quantize.encodings",)
 _encodings: dict[str, Encoding] = {}
 
 
 def register_encoding(encoding: Encoding) -> None:
-    """Make an encoding known under its name."""
+    """Register an encoding under its name."""
     _encodings[encoding.name] = encoding
 
 
@@ -112,13 +112,13 @@ def find_encoding(name: str) -> Encoding:
     """The encoding of this name.
 
     Raises:
-        FormatError: there is none, as in a plan of another version.
+        FormatError: there is no such encoding, as in a plan of another version.
     """
     if name not in _encodings:
         for provider in _PROVIDERS:
             import_module(provider)
     if name not in _encodings:
-        raise FormatError(f"unknown encoding {name!r}", "make the plan anew with this version")
+        raise FormatError(f"unknown encoding {name!r}", "make the plan again with this version")
     return _encodings[name]
 
 
@@ -138,9 +138,9 @@ class FloatEncoding:
         return (self.kind.row_bytes(row_weights),)
 
     def encode(self, block: RowBlock, importance: np.ndarray | None = None) -> tuple[np.ndarray, ...]:  # noqa: ARG002
-        """See `Encoding`; the columns of a float matter alike."""
+        """See `Encoding`; importance has no effect on floats."""
         encoded = encode_floats(self.kind, block.floats)
-        # In their own type the values are finite already, and as large as they were.
+        # Values that keep their type are already known to be finite and in range.
         bad = None if block.dtype == self.name else find_not_finite(encoded.view(FLOAT_DTYPES[self.name]))
         if bad is not None:
             raise QuantizationError(
@@ -160,7 +160,7 @@ for _kind in (BlockType.F32, BlockType.F16, BlockType.BF16):
 @plain
 @dataclass(frozen=True)
 class ConvertedTensor:
-    """A tensor in another float type than it is stored in: blocks decoded, floats widened or rounded.
+    """A tensor converted to another float type: blocks are decoded, floats are widened or rounded.
 
     Attributes:
         source: the tensor as it is stored.
@@ -172,7 +172,7 @@ class ConvertedTensor:
 
     @property
     def name(self) -> str:
-        """The source's name."""
+        """The name of the source."""
         return self.source.name
 
     @property
@@ -182,20 +182,20 @@ class ConvertedTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The source's shape."""
+        """The shape of the source."""
         return self.source.shape
 
     @property
     def position(self) -> tuple[int, int]:
-        """The source's place."""
+        """The position of the source."""
         return self.source.position
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop) in the type: (stop - start, row length).
+        """Rows [start, stop) in the new type: (stop - start, row length).
 
         Raises:
             SourceError: a value is not finite.
-            QuantizationError: a value is beyond the range of the type, or the source's type has no decoder.
+            QuantizationError: a value is outside the range of the type, or the type of the source has no decoder.
         """
         rows, stored = self.source.read(start, stop), self.source.dtype
         if stored not in FLOAT_DTYPES:
@@ -208,10 +208,10 @@ class ConvertedTensor:
 @plain
 @dataclass(frozen=True)
 class DecodedTensor:
-    """A tensor that lies in the planes of an encoding, decoded as its rows are read.
+    """A tensor stored in the planes of an encoding, decoded as its rows are read.
 
     Attributes:
-        encoding: its name.
+        encoding: the name of the encoding.
         planes: the rows of each plane as bytes, uint8 (n, row bytes).
     """
 
@@ -240,14 +240,14 @@ def widen(rows: np.ndarray) -> np.ndarray:
 
 
 def encode_floats(kind: BlockType, rows: np.ndarray) -> np.ndarray:
-    """Rows of floats to rows of bytes.
+    """Encode rows of floats as rows of bytes.
 
     Args:
         kind: F32, F16 or BF16.
         rows: (n, k) float32, float16, or bfloat16 bits in uint16.
 
     Returns:
-        uint8 (n, bytes of a row). Bytes pass through untouched where the type is already the wanted one.
+        uint8 (n, bytes of a row). If the rows already have the type, their bytes are unchanged.
     """
     if (kind is BlockType.BF16 and rows.dtype == np.uint16) or (kind is BlockType.F16 and rows.dtype == np.float16):
         return rows.view(np.uint8)
@@ -261,7 +261,7 @@ def encode_floats(kind: BlockType, rows: np.ndarray) -> np.ndarray:
 
 
 def decode(kind: BlockType, blocks: np.ndarray) -> np.ndarray:
-    """Rows of blocks as float32.
+    """Decode rows of blocks to float32.
 
     Args:
         kind: the quantized type of the blocks.
@@ -280,7 +280,7 @@ def decode(kind: BlockType, blocks: np.ndarray) -> np.ndarray:
     if number is None:
         raise refused
     try:
-        # A damaged block may hold a scale that is infinite: the caller looks for those.
+        # A damaged block may have an infinite scale: the caller checks for that.
         with np.errstate(all="ignore"):
             return np.ascontiguousarray(dequantize(blocks, number), dtype=np.float32)
     except NotImplementedError as error:
@@ -288,7 +288,7 @@ def decode(kind: BlockType, blocks: np.ndarray) -> np.ndarray:
 
 
 def find_not_finite(rows: np.ndarray) -> tuple[int, int] | None:
-    """Row and column of the first NaN or infinity in rows as stored, or None."""
+    """Row and column of the first NaN or infinity in stored rows, or None."""
     if rows.dtype == np.uint16:
         # All exponent bits set; a maximum is much cheaper than a mask over every value.
         if rows.size == 0 or int((rows & np.uint16(0x7FFF)).max()) < _BF16_EXPONENT:

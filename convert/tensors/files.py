@@ -1,7 +1,7 @@
-"""Files that rows are read from: values that name a file, opened in each process when it is first read.
+"""Source files: values that name a file, opened in each process on the first read.
 
-A checkpoint may have thousands of files, and a process may open only so many. So at most a few are open at a time; the
-one that has not been read for longest is closed first.
+A checkpoint may have thousands of files, more than a process may open. So only a few are open at a time; the least
+recently read one is closed first.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Generic, TypeVar
 from mconv.convert.errors import SourceError
 from mconv.convert.tensors.plain import plain
 
-# More would speed nothing up: jobs read files from front to back, a few at a time.
+# More would not be faster: jobs read files from front to back, a few at a time.
 _MOST_OPEN = 64
 
 
 @plain
 @dataclass(frozen=True)
 class SourceFile:
-    """A file as it was when its header was read; any number of threads and processes may read it.
+    """A file as it was when its header was read; any number of threads and processes can read it.
 
     Attributes:
-        path: absolute.
-        size: in bytes.
-        mtime_ns: when it was last written to. With the size, it tells whether the file is still the same one.
+        path: absolute path.
+        size: size in bytes.
+        mtime_ns: time of the last modification. Together with the size, it shows whether the file has changed.
     """
 
     path: Path
@@ -43,7 +43,7 @@ class SourceFile:
         """The file at this path.
 
         Raises:
-            OSError: there is none.
+            OSError: there is no such file.
         """
         status = path.stat()
         return cls(path.absolute(), status.st_size, status.st_mtime_ns)
@@ -52,8 +52,8 @@ class SourceFile:
         """Fill the buffer from the offset.
 
         Raises:
-            SourceError: the file ends before the buffer is full, or is another one than it was.
-            OSError: it cannot be read; with the file's name.
+            SourceError: the file ends before the buffer is full, or it has changed.
+            OSError: it cannot be read; includes the file name.
         """
         done = 0
         with _sources.handle(self) as handle:
@@ -71,20 +71,20 @@ class SourceFile:
                 done += count
 
     def check_unchanged(self) -> None:
-        """Hold the file against what it was when its header was read.
+        """Check that the file has not changed since its header was read.
 
         Raises:
-            SourceError: it was written to, or another file has taken its place.
-            OSError: it is gone.
+            SourceError: it was modified or replaced.
+            OSError: it no longer exists.
         """
         self.check(self.path.stat())
 
     def check(self, status: os.stat_result) -> None:
-        """Hold what the operating system says of the file against what it was; see `check_unchanged`."""
+        """Compare the status of the file with its recorded size and time; see `check_unchanged`."""
         if (status.st_size, status.st_mtime_ns) != (self.size, self.mtime_ns):
             raise SourceError(
                 f"{self.path.name} changed while it was read",
-                "leave the source alone until the command has ended, then run it again",
+                "run the command again, and do not change the source while it runs",
             )
 
 
@@ -95,7 +95,7 @@ class HandleCache(Generic[_K]):
     """The open handles of this process to files of one kind: at most a few, least recently used first.
 
     Args:
-        open_file: opens what a key stands for.
+        open_file: opens the file of a key.
     """
 
     def __init__(self, open_file: Callable[[_K], int]) -> None:
@@ -106,7 +106,7 @@ class HandleCache(Generic[_K]):
 
     @contextmanager
     def handle(self, key: _K) -> Iterator[int]:
-        """The handle of a file, which stays open for as long as the block runs.
+        """The handle of a file, which stays open while the block runs.
 
         Raises:
             OSError: it cannot be opened.
@@ -127,7 +127,7 @@ class HandleCache(Generic[_K]):
                     del self._users[key]
 
     def close(self) -> None:
-        """Close every handle that nobody uses."""
+        """Close every handle that is not in use."""
         with self._lock:
             self._close_idle(len(self._handles))
 
@@ -141,7 +141,7 @@ def _most_open() -> int:
 
 
 def _open_source(file: SourceFile) -> int:
-    # Without O_NONBLOCK, a pipe that took the file's place would be waited for.
+    # Without O_NONBLOCK, opening a pipe that has replaced the file would block.
     handle = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         file.check(os.fstat(handle))
@@ -155,5 +155,5 @@ _sources = HandleCache(_open_source)
 
 
 def close_sources() -> None:
-    """Let go of the files that were read; they are opened again when they are read again."""
+    """Close the files that were read; they are opened again on the next read."""
     _sources.close()

@@ -1,4 +1,4 @@
-"""Tensors as places that rows can be read from. Nothing but headers is in memory until a row range is asked for."""
+"""Tensors as sources of rows. Only headers are in memory until a row range is read."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(np.uint16),
 }
-"""Storage of each float type in numpy. bfloat16 has no numpy type: its bits travel as uint16."""
+"""The numpy type that stores each float type. numpy has no bfloat16: its bits are stored as uint16."""
 
 
 class Tensor(Protocol):
-    """A tensor whose rows can be read: rows run along the last axis, a vector counts as rows of one value."""
+    """A tensor whose rows can be read: rows run along the last axis; a vector is treated as rows of one value."""
 
     @property
     def name(self) -> str:
@@ -37,7 +37,7 @@ class Tensor(Protocol):
 
     @property
     def position(self) -> tuple[int, int]:
-        """Where it stands in the source: (file, place in the file). Converters keep this order."""
+        """Its position in the source: (file, position in the file). Converters keep this order."""
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop) as stored: (stop - start, row length); raw bytes (rows, row bytes) of a block type."""
@@ -62,7 +62,7 @@ def stored_bytes(tensor: Tensor) -> int:
 @plain
 @dataclass(frozen=True)
 class FileTensor:
-    """A tensor that lies contiguously in a file, rows one after the other."""
+    """A tensor stored contiguously in a file, row after row."""
 
     name: str
     dtype: str
@@ -73,7 +73,7 @@ class FileTensor:
     position: tuple[int, int]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop), straight from the file into a fresh array."""
+        """Rows [start, stop), read from the file into a new array."""
         storage = FLOAT_DTYPES.get(self.dtype)
         width = self.row_bytes if storage is None else self.row_bytes // storage.itemsize
         rows = np.empty((stop - start, width), np.uint8 if storage is None else storage)
@@ -81,7 +81,7 @@ class FileTensor:
         return rows
 
     def slice_rows(self, name: str, start: int, shape: tuple[int, ...]) -> FileTensor:
-        """The rows from `start` on as a tensor of their own, of the given shape."""
+        """The rows from `start` on as a separate tensor of the given shape."""
         return replace(self, name=name, shape=shape, offset=self.offset + start * self.row_bytes)
 
 

@@ -1,7 +1,7 @@
-"""Orders of rows, as values: which source row each target row is.
+"""Orders of rows, as values: the source row of each target row.
 
-The arrays can be long, and a plan has one for every other tensor; so a plan holds what an order follows from, and the
-array is computed when rows are read.
+The arrays can be long, and many tensors of a plan have one; so a plan stores the parameters of an order, and the array
+is computed when rows are read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mconv.convert.tensors.plain import plain
 
 
 class RowOrder(Protocol):
-    """An order of rows. Orders compare, hash and pickle as what they follow from."""
+    """An order of rows. Orders are compared, hashed and pickled by their parameters."""
 
     def __hash__(self) -> int: ...
 
@@ -30,7 +30,7 @@ class RowOrder(Protocol):
 
 @lru_cache(maxsize=256)
 def index_of(order: RowOrder) -> np.ndarray:
-    """Source row of each target row, int64 (count,), not to be written to; the last ones asked for are kept."""
+    """Source row of each target row, int64 (count,), read-only; the most recent results are cached."""
     index = order.compute()
     index.setflags(write=False)
     return index
@@ -65,13 +65,13 @@ class RotaryInterleaved:
 @plain
 @dataclass(frozen=True)
 class GroupedQkv:
-    """Where the rows of Q, K or V stand in Megatron-Core's fused linear_qkv.
+    """The positions of the rows of Q, K or V in Megatron-Core's fused linear_qkv.
 
     Each key-value head has its group of query heads before it: [q_0 .. q_n-1, k, v], each head_dim rows (Megatron-LM
     megatron/core/transformer/attention.py, `get_query_key_value_tensors`). Rotary order is Hugging Face's.
 
     Attributes:
-        part: which of the three.
+        part: which of the three matrices.
     """
 
     part: Literal["query", "key", "value"]
@@ -81,7 +81,7 @@ class GroupedQkv:
 
     @property
     def count(self) -> int:
-        """Rows of the part."""
+        """Number of rows of the part."""
         return (self.heads if self.part == "query" else self.kv_heads) * self.head_dim
 
     def compute(self) -> np.ndarray:
@@ -96,13 +96,13 @@ class GroupedQkv:
 @plain
 @dataclass(frozen=True)
 class Inverse:
-    """The order that undoes some orders, one after the other: together they take each row once."""
+    """The inverse of the concatenation of some orders, which together use each row once."""
 
     orders: tuple[RowOrder, ...]
 
     @property
     def count(self) -> int:
-        """As many rows as all of them."""
+        """The number of rows of all orders."""
         return sum(order.count for order in self.orders)
 
     def compute(self) -> np.ndarray:
@@ -132,7 +132,7 @@ class PartOf:
 @plain
 @dataclass(frozen=True)
 class Consecutive:
-    """The source rows [start, stop), as they follow each other."""
+    """The source rows [start, stop), in order."""
 
     start: int
     stop: int
@@ -150,17 +150,17 @@ class Consecutive:
 @plain
 @dataclass(frozen=True)
 class Listed:
-    """Source rows one by one, as a look-up wants them.
+    """An arbitrary list of source rows, for a look-up.
 
     Attributes:
-        rows: their numbers, int64 in bytes; see `of`.
+        rows: their indices, int64 in bytes; see `of`.
     """
 
     rows: bytes
 
     @classmethod
     def of(cls, rows: np.ndarray) -> Listed:
-        """The order of these row numbers, (count,)."""
+        """The order of these row indices, (count,)."""
         return cls(np.ascontiguousarray(rows, np.int64).tobytes())
 
     @property
@@ -174,7 +174,7 @@ class Listed:
 
 
 def part_of(order: RowOrder, start: int, stop: int) -> RowOrder:
-    """Target rows [start, stop) of an order, said as shortly as it can be."""
+    """Target rows [start, stop) of an order, in the shortest form."""
     if isinstance(order, (Consecutive, PartOf)):
         first = order.start
         whole = (order.start, order.stop) == (first + start, first + stop)

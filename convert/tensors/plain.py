@@ -1,4 +1,4 @@
-"""Plain data: the dataclasses that a plan is made of, so that it goes to JSON and back.
+"""Plain data: the dataclasses that make up a plan, so that it can be converted to JSON and back.
 
 `@plain` on a frozen dataclass or an enum makes its name known; nothing else is ever made from a text that was read.
 
@@ -134,5 +134,5 @@ def _class(name: str) -> type:
         with suppress(ImportError):
             import_module(name.partition(":")[0])
     if name not in _classes:
-        raise FormatError(f"unknown part of a plan: {name[:80]!r}", "make the plan anew with this version")
+        raise FormatError(f"unknown part of a plan: {name[:80]!r}", "make the plan again with this version")
     return _classes[name]

@@ -1,7 +1,7 @@
-"""Rows: all that ever separates two layouts of one model.
+"""Rows: two layouts of a model differ only in the order of rows.
 
-Row `r` of a target is row `index[r]` of its concatenated sources; no order means as they stand. A value is never
-touched, so every arrangement is undone exactly.
+Row `r` of a target is row `index[r]` of its concatenated sources; without an order, it is row `r`. Values are never
+changed, so every arrangement can be inverted exactly.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from mconv.convert.tensors.nodes import Tensor, row_count
 from mconv.convert.tensors.orders import Consecutive, RowOrder, index_of, invert, part_of
 from mconv.convert.tensors.plain import plain
 
-# Two wanted rows this close are read in one go: a seek costs more than the bytes between them.
+# Rows this close together are read at once: a seek costs more than the bytes between them.
 _READ_THROUGH_ROWS = 256
 
 
 @plain
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one target tensor, wherever they lie.
+    """The rows of one target tensor, from one or more sources.
 
     Attributes:
-        sources: tensors of one dtype and one row length, in the order of their concatenation (stacked experts, say).
-        order: which source row each target row is; None for the concatenation as it stands.
+        sources: tensors of the same dtype and row length, in the order of concatenation, such as stacked experts.
+        order: the source row of each target row; None for the order of the concatenation.
     """
 
     sources: tuple[Tensor, ...]
@@ -62,13 +62,13 @@ class Rows:
         return np.concatenate(runs)[invert(order)]
 
     def part(self, start: int, stop: int) -> Rows:
-        """Target rows [start, stop) alone."""
+        """Only the target rows [start, stop)."""
         if (start, stop) == (0, self.count):
             return self
         return Rows(self.sources, part_of(self.order or Consecutive(0, self.count), start, stop))
 
     def locate(self, row: int) -> tuple[Tensor, int]:
-        """The source of a target row, and its row there."""
+        """The source tensor of a target row, and the row in it."""
         place = row if self.order is None else int(index_of(self.order)[row])
         found = bisect_right(self._starts(), place) - 1
         return self.sources[found], place - self._starts()[found]
@@ -89,13 +89,13 @@ class Rows:
 @plain
 @dataclass(frozen=True)
 class ArrangedTensor:
-    """A tensor whose rows lie elsewhere in another order.
+    """A tensor whose rows are stored in another order.
 
     Attributes:
         name: canonical (Hugging Face) name.
         shape: lengths of the axes, slowest first.
-        rows: where its rows lie.
-        position: its place in the order of the source.
+        rows: where its rows are stored.
+        position: its position in the order of the source.
     """
 
     name: str
@@ -116,10 +116,10 @@ class ArrangedTensor:
 @plain
 @dataclass(frozen=True)
 class Target:
-    """One tensor that the target layout wants: its name there, its shape, where its rows come from, and what it does.
+    """One tensor of the target layout: its name there, its shape, the source of its rows, and its role.
 
     Attributes:
-        role: what the tensor does in the model; None where nobody knows, or where several are fused.
+        role: the role of the tensor in the model; None if unknown, or if several are fused.
     """
 
     name: str
@@ -128,7 +128,7 @@ class Target:
     role: Role | None = None
 
     def place(self, row: int, column: int) -> str:
-        """One value, in the words of the source that a user can look at."""
+        """The name of one value, by its place in the source, where a user can find it."""
         source, source_row = self.rows.locate(row)
         also = f" ({self.name})" if self.name != source.name else ""
         return f"tensor {source.name}{also}, row {source_row}, column {column}"

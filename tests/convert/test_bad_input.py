@@ -309,14 +309,14 @@ def test_an_output_without_a_name_is_refused(
 def test_what_is_read_is_never_overwritten(copy: Path, tmp_path: Path, command: Command) -> None:
     weights = first_shard(copy)
     before = weights.read_bytes()
-    assert_refused(command(mconv, "hf-to-gguf", copy, weights, "--overwrite"), 2, "would overwrite what is read")
+    assert_refused(command(mconv, "hf-to-gguf", copy, weights, "--overwrite"), 2, "would overwrite an input file")
     assert weights.read_bytes() == before
     growing = tmp_path / "a.gguf.partial"
     assert command(mquant, copy, "--type", "F16", "--output", growing).code == 0
     before = growing.read_bytes()
     for output in (growing, tmp_path / "a.gguf"):
         result = command(mquant, growing, "--type", "Q8_0", "--output", output, "--overwrite")
-        assert_refused(result, 2, "would overwrite what is read")
+        assert_refused(result, 2, "would overwrite an input file")
         assert growing.read_bytes() == before
 
 
@@ -418,9 +418,9 @@ def test_no_room_is_said_before_anything_is_written(copy: Path, tmp_path: Path, 
         pytest.skip(f"this file system has no files of a terabyte: {error}")
     edit_config(intermediate_size=length)(copy)
     (tmp_path / "out").mkdir()
-    assert_refused(command(mconv, "hf-to-gguf", copy, tmp_path / "out/a.gguf"), 4, "no room in")
+    assert_refused(command(mconv, "hf-to-gguf", copy, tmp_path / "out/a.gguf"), 4, "not enough space in")
     result = command(mquant, copy, "--type", "Q4_K_M", "--type", "Q6_K", "--output-dir", tmp_path / "out")
-    assert_refused(result, 4, "no room in")
+    assert_refused(result, 4, "not enough space in")
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""The GGUF layout: one file, or one in parts."""
+"""The GGUF layout: one file, or one split into parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 OUTTYPE = LayoutOption(
     "outtype",
-    "Type of the matrices. auto keeps a 16-bit checkpoint as it is and makes a float32 one f16.",
+    "Type of the matrices. auto keeps the type of a 16-bit checkpoint and converts a float32 one to f16.",
     choices=("auto", "f32", "f16", "bf16", "q8_0"),
     default="auto",
 )
@@ -42,7 +42,7 @@ def _plan(checkpoint: Checkpoint, *, outtype: str) -> Planned:
     )
     from mconv.convert.tensors.block_types import BlockType
 
-    # Shapes first: a vocabulary is filled up to the size that the configuration claims.
+    # Check shapes first: a vocabulary is padded to the size that the configuration claims.
     targets = model_targets(checkpoint)
     notes = [*checkpoint.notes, *not_carried(checkpoint.spec), *checkpoint.vocabulary().notes]
     kind = source_type(targets) if outtype == "auto" else BlockType[outtype.upper()]
@@ -64,6 +64,6 @@ LAYOUT = Layout(
     target_name="OUT.gguf",
     source_example="mistral-7b-BF16.gguf",
     target_example="mistral-7b.gguf",
-    source_help="A split file is given by its first part. Quantized tensors are decoded. Configuration and tokenizer "
-    "come from the file alone.",
+    source_help="For a split file, give the first part. Quantized tensors are decoded. Configuration and tokenizer "
+    "are read from the file only.",
 )

@@ -1,4 +1,4 @@
-"""Which GGUF architecture a family has, and the other way round; the keys of an architecture."""
+"""The GGUF architecture of each family, the family of each architecture, and the keys of an architecture."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from mconv.convert.families import family_named
 from mconv.convert.families.table import Family
 
 ARCHITECTURES = {"llama": "llama", "mistral3": "mistral3", "mixtral": "llama"}
-"""Family to `general.architecture`. Of several with one architecture, a file is read as the first with, or the first
-without experts, as the file has them or not."""
+"""Family to `general.architecture`. If several families share an architecture, a file is read as the first family with
+experts if it has experts, else as the first family without."""
 
 
 def architecture_of(family: str) -> str:
     """`general.architecture` of a family's GGUF files.
 
     Raises:
-        MappingError: it has none.
+        MappingError: GGUF has no architecture for the family.
     """
     if family not in ARCHITECTURES:
         raise MappingError(f"GGUF has no architecture for the {family} family", "convert to another layout")
@@ -26,7 +26,7 @@ def family_of(architecture: str, mixture: bool) -> Family:
     """The family that GGUF files of an architecture, with or without experts, are read as.
 
     Raises:
-        MappingError: no family has them.
+        MappingError: no family has this architecture.
     """
     for name, known in ARCHITECTURES.items():
         if known == architecture and family_named(name).is_mixture == mixture:
@@ -36,5 +36,5 @@ def family_of(architecture: str, mixture: bool) -> Family:
 
 
 def full_key(key: str, architecture: str) -> str:
-    """A key of the table of fields as it stands in a file: keys of our own belong to no architecture."""
+    """A key of the table of fields as spelled in a file; `mconv.*` keys get no architecture prefix."""
     return key if key.startswith("mconv.") else f"{architecture}.{key}"

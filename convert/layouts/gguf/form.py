@@ -1,4 +1,4 @@
-"""A checkpoint seen as the unquantized GGUF file that it is, or would be: what quantizing begins from."""
+"""A checkpoint as an unquantized GGUF file, whether it is one or would become one: the input of quantization."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mconv.convert.tensors.rows import Rows, Target
 
 @dataclass(frozen=True)
 class FormTensor:
-    """A tensor of the file: where its rows come from, and the type that it has there."""
+    """A tensor of the file: where its rows come from, and its type in the file."""
 
     target: Target
     type: BlockType
@@ -34,14 +34,14 @@ class GgufForm:
     """A model as an unquantized GGUF file.
 
     Attributes:
-        path: what it was opened from.
+        path: the path that it was opened from.
         architecture: `general.architecture`.
-        layers, heads, kv_heads, experts: hyperparameters; of files that list one for each layer, the first layer's.
-        tensors: in the order of the file.
-        metadata: key-value pairs; `general.file_type` is for whoever writes a file to set.
-        alignment: of the file.
-        files: what it is read from.
-        notes: what a user should know.
+        layers, heads, kv_heads, experts: hyperparameters; if a file lists one per layer, those of the first layer.
+        tensors: the tensors in file order.
+        metadata: key-value pairs; the writer of a file sets `general.file_type`.
+        alignment: the alignment of the file.
+        files: the files that it is read from.
+        notes: information for the user.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class GgufForm:
 def open_form(path: Path, **reading: Any) -> GgufForm:
     """Open a checkpoint of any layout. No weight is read.
 
-    A GGUF file is taken as it is: it need not be a whole model of a family that is known here.
+    A GGUF file is used unchanged: it does not have to be a complete model of a supported family.
 
     Args:
         reading: read options of its layout, see `open_checkpoint`.
@@ -75,7 +75,7 @@ def open_form(path: Path, **reading: Any) -> GgufForm:
 
 
 def form_of(checkpoint: Checkpoint) -> GgufForm:
-    """What a checkpoint would be as a GGUF file.
+    """The GGUF file that a checkpoint would become.
 
     Raises:
         SourceError, FormatError, MappingError: see `model_targets` and `model_metadata`.
@@ -103,12 +103,12 @@ def form_of(checkpoint: Checkpoint) -> GgufForm:
 def _form_of_file(path: Path) -> GgufForm:
     file = read_gguf_model(path)
     if not file.tensors:
-        raise FormatError(f"{path.name} has no tensors", "give a whole model, not a vocabulary")
+        raise FormatError(f"{path.name} has no tensors", "give a complete model, not a vocabulary")
     targets = (Target(each.name, each.shape, Rows((each,)), role_of(each.name)) for each in file.tensors)
     value = file.metadata.get("general.architecture")
     if value is None:
         raise FormatError(
-            f"{path.name}: general.architecture is missing", "the file holds no model; give one that does"
+            f"{path.name}: general.architecture is missing", "the file does not contain a model; give one that does"
         )
     architecture = str(value.content)
     layers, heads, kv_heads, experts = _hyperparameters(path, file.metadata, architecture)
@@ -127,13 +127,13 @@ def _form_of_file(path: Path) -> GgufForm:
 
 
 def _hyperparameters(path: Path, metadata: Metadata, architecture: str) -> Iterable[int]:
-    """Layers, heads, key-value heads and experts of a file that need not be a whole model."""
+    """Layers, heads, key-value heads and experts of a file that may be an incomplete model."""
     found: dict[str, int] = {}
     for known in (LAYERS, HEADS, KV_HEADS, EXPERTS):
         key = full_key(known.gguf[0], architecture)
         value = metadata.get(key)
         content = value.content if value else known.default(found) if known.default else None
-        if isinstance(content, list):  # one for each layer
+        if isinstance(content, list):  # one per layer
             content = content[0] if content else None
         if not isinstance(content, int):
             raise FormatError(f"{path.name}: {key} is missing", "the file is damaged; convert it again")

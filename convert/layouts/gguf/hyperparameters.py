@@ -1,4 +1,4 @@
-"""A spec as the keys of a GGUF file, without the architecture that stands before them."""
+"""A spec as the keys of a GGUF file, without the architecture prefix."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from mconv.convert.model.metadata import Metadata, Value, float32, string, uint3
 from mconv.convert.model.spec import ModelSpec
 
 SCALINGS = ("linear", "yarn")
-"""The types of rotary scaling that have keys; Llama 3's is a table of factors among the tensors."""
+"""The types of rotary scaling that have keys; Llama 3's is stored as a tensor of factors."""
 
 # In the order of a file that llama.cpp's converter writes.
 _SCALING_KEYS = (
@@ -71,8 +71,8 @@ def _rope(spec: ModelSpec) -> Metadata:
     if spec.rope.type in SCALINGS:
         metadata |= _keys(spec, ROPE_TYPE)
         for field in _SCALING_KEYS:
-            # Only mistral3's graph in llama.cpp reads the multiplier; the others take their attention factor from the
-            # factor.
+            # In llama.cpp only the mistral3 graph reads the multiplier; the others derive the attention factor from the
+            # scaling factor.
             is_read = field is not ROPE_MSCALE_ALL_DIM or spec.attention_temperature_scale is not None
             if spec.rope.type in field.scalings and is_read:
                 metadata |= _keys(spec, field)
@@ -80,7 +80,7 @@ def _rope(spec: ModelSpec) -> Metadata:
 
 
 def _keys(spec: ModelSpec, *fields: Field) -> Metadata:
-    """What a spec has for these fields; those that it has nothing for are left out."""
+    """The values of these fields in a spec; fields without a value are left out."""
     known = ((field, field.value(spec)) for field in fields)
     return {key: _value(field, value) for field, value in known if value is not None for key in field.gguf}
 
@@ -92,16 +92,17 @@ def _value(field: Field, value: Any) -> Value:
 
 
 def rope_factors(spec: ModelSpec) -> np.ndarray | None:
-    """Llama 3's divisor of each rotary frequency, float32 (head_dim / 2,); None for every other kind of scaling.
+    """Llama 3's divisor of each rotary frequency, float32 (head_dim / 2,); None for any other kind of scaling.
 
-    Short wavelengths stay, long ones are divided by the factor, those between are blended: `_compute_llama3_parameters`
-    of transformers (modeling_rope_utils.py). Each step is one float32 operation, in the order in which llama.cpp's
-    converter has torch compute it; the power alone is correctly rounded here, where torch's depends on the machine.
+    Short wavelengths are kept, long ones are divided by the factor, and those between are interpolated, as in
+    `_compute_llama3_parameters` of transformers (modeling_rope_utils.py). Each step is one float32 operation, in the
+    same order as in llama.cpp's converter, which uses torch; only the power is correctly rounded here, while torch's
+    depends on the machine.
     """
     rope = spec.rope
     if rope.type != "llama3" or rope.factor is None or rope.original_context is None:
         return None
-    # An absurd theta overflows here; the comparisons choose all the same.
+    # A huge theta overflows here; the comparisons below still work.
     with np.errstate(all="ignore"):
         one, context = np.float32(1), np.float32(rope.original_context)
         low, high = np.float32(rope.low_freq_factor), np.float32(rope.high_freq_factor)

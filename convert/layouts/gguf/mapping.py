@@ -1,4 +1,4 @@
-"""The tensors of a model as those of a GGUF file, and back."""
+"""Map the tensors of a model to those of a GGUF file, and back."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def gguf_targets(family: Family, spec: ModelSpec, tensors: Mapping[str, Tensor])
         tensors: canonical name to tensor, without the dropped ones.
 
     Raises:
-        MappingError: a tensor is missing, is unknown to the family, has a shape that the spec contradicts, or a role
-            that GGUF lacks.
+        MappingError: a tensor is missing, is unknown to the family, has a shape that contradicts the spec, or has a
+            role that GGUF does not support.
     """
     unused = dict(tensors)
     placed: list[tuple[tuple[tuple[int, int], int], Target]] = []
@@ -44,7 +44,7 @@ def gguf_targets(family: Family, spec: ModelSpec, tensors: Mapping[str, Tensor])
             sources = take_sources(named, layer or 0, spec, tensors, unused)
             if not sources:
                 continue
-            # The stacks of a layer stand side by side, after the last of their sources: so the field's converters.
+            # Like other converters, write the stacks of a layer together, after the last of their sources.
             group = None if named.role.is_expert else named.role
             places[group] = max(places[group], max(source.position for source in sources))
             found.append((group, _target(named, family, layer, spec, sources)))
@@ -65,13 +65,13 @@ def _target(
 
 
 def canonical_tensors(family: Family, spec: ModelSpec, stored: Mapping[str, FileTensor]) -> dict[str, Tensor]:
-    """`gguf_targets` read backwards: the tensors of a GGUF file by canonical name, in the order of the family's table.
+    """The inverse of `gguf_targets`: the tensors of a GGUF file by canonical name, in the order of the family's table.
 
     Args:
         stored: GGUF name to tensor.
 
     Raises:
-        MappingError: a tensor is missing, is unknown to the family, or has a shape that the spec contradicts.
+        MappingError: a tensor is missing, is unknown to the family, or has a shape that contradicts the spec.
     """
     mapped = map_tensors(family, spec, stored)
     if mapped.faults:
@@ -83,7 +83,7 @@ def canonical_tensors(family: Family, spec: ModelSpec, stored: Mapping[str, File
 
 
 def map_tensors(family: Family, spec: ModelSpec, stored: Mapping[str, FileTensor]) -> Mapped:
-    """`canonical_tensors` of a file that may have lost tensors, gained some, or hold some of another shape.
+    """Like `canonical_tensors`, for a file in which tensors may be missing, unknown or of the wrong shape.
 
     Args:
         stored: GGUF name to tensor.
@@ -103,7 +103,7 @@ def map_tensors(family: Family, spec: ModelSpec, stored: Mapping[str, FileTensor
             elif named.required(spec):
                 missing = MappingError(
                     f"tensor {name} is missing from the file",
-                    "get the file again; very old files that keep each expert apart have to be converted anew",
+                    "download the file again; very old files that store each expert separately must be converted again",
                 )
                 faults |= dict.fromkeys(canonical_names(named, layer or 0, spec), missing)
     return Mapped(tensors, faults, tuple(unused))
@@ -116,7 +116,7 @@ def _parts(named: Named, family: Family, layer: int, spec: ModelSpec, tensor: Fi
     if tensor.shape != expected:
         raise ShapeError(
             f"tensor {tensor.name} has shape {list(tensor.shape)}, but the file's metadata makes it {list(expected)}",
-            "the file is damaged, or it was edited; get it again",
+            "the file is damaged, or it was edited; download it again",
             tensor.name,
             tensor.shape,
             expected,

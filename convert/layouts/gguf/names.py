@@ -1,4 +1,4 @@
-"""What a GGUF file calls each role, and the order of its rows there.
+"""The name of each role in a GGUF file, and the order of its rows there.
 
 The names are those of llama.cpp src/llama-arch.cpp, `LLM_TENSOR_NAMES`.
 """
@@ -41,8 +41,8 @@ NAMES: dict[Role, str] = {
     Role.EXPERT_DOWN: _BLOCK + "ffn_down_exps.weight",
     Role.EXPERT_UP: _BLOCK + "ffn_up_exps.weight",
 }
-"""Role to name; `{layer}` stands for a number. The experts of a layer are stacked along a leading axis. Tensors that
-have one place in the order of a file follow each other as they do here."""
+"""Role to name, with the placeholder `{layer}`. The experts of a layer are stacked along a leading axis. Tensors that
+share a position in the order of a file are written in the order of this table."""
 
 _ROLES = {name: role for role, name in NAMES.items()}
 _LAYER = re.compile(r"blk\.(\d+)\.")
@@ -52,10 +52,10 @@ def name_of(role: Role, layer: int | None = None) -> str:
     """The name of a tensor in a GGUF file.
 
     Args:
-        layer: its number, where the role is of a layer.
+        layer: its number, for a role in a layer.
 
     Raises:
-        MappingError: GGUF has no place for such a tensor.
+        MappingError: GGUF cannot store such a tensor.
     """
     if role not in NAMES:
         raise MappingError(f"the GGUF layout has no place for the role {role.value}", "convert to another layout")
@@ -63,25 +63,25 @@ def name_of(role: Role, layer: int | None = None) -> str:
 
 
 def short_name(role: Role) -> str:
-    """The name without layer and ending: attn_q, ffn_down_exps, output_norm."""
+    """The name without layer and suffix: attn_q, ffn_down_exps, output_norm."""
     return NAMES[role].removeprefix(_BLOCK).removesuffix(".weight")
 
 
 def role_of(name: str) -> Role | None:
-    """What a tensor of a GGUF file does; None where no role has the name, as in a file of other models or writers."""
+    """The role of a tensor in a GGUF file; None if no role has the name, as in files of other models or writers."""
     return _ROLES.get(_LAYER.sub(_BLOCK, name, count=1) if _LAYER.match(name) else name)
 
 
 def layer_of(name: str) -> int | None:
-    """The layer that a name speaks of, or None."""
+    """The number of the layer in a name, or None."""
     found = _LAYER.match(name)
     return int(found[1]) if found else None
 
 
 def row_order(role: Role, family: Family, spec: ModelSpec) -> RowOrder | None:
-    """The order of a tensor's rows in GGUF; None where it is that of the canonical tensor.
+    """The order of a tensor's rows in GGUF; None if it is that of the canonical tensor.
 
-    llama.cpp's architectures of these families turn neighbours.
+    In llama.cpp, the architectures of these families rotate neighbouring values.
     """
     if family.rotary == "interleaved":
         return None

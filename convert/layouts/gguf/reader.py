@@ -1,4 +1,4 @@
-"""The GGUF layout as a source: tensors back to their canonical names and order."""
+"""Read the GGUF layout: map tensors back to their canonical names and order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mconv.convert.model.metadata import Metadata
 from mconv.convert.tokenizer import Vocabulary
 
 _TOKENIZER_JSON = "tokenizer.huggingface.json"
-# What the file says of itself and not of the model.
+# Keys that describe the file, not the model.
 _OF_THE_FILE = frozenset(
     {"general.architecture", "general.file_type", "general.quantization_version", "general.alignment"}
 )
@@ -26,11 +26,11 @@ _OF_THE_FILE = frozenset(
 def open_gguf(path: Path) -> Checkpoint:
     """Open a GGUF file, or the first part of a split one. Only headers are read.
 
-    Quantized tensors stay as they are; whoever reads their rows decodes them.
+    Quantized tensors are not decoded; the caller decodes the rows that it reads.
 
     Raises:
         SourceError: a file is missing or truncated.
-        FormatError: a file breaks its format's rules, or lacks a key.
+        FormatError: a file breaks the rules of its format, or a key is missing.
         MappingError: the architecture is not supported, or a tensor has no place in its family.
     """
     return gguf_checkpoint(path, read_gguf_model(path))
@@ -65,10 +65,10 @@ def gguf_checkpoint(path: Path, file: GgufFile) -> Checkpoint:
 
 
 def _carried_tokenizer(name: str, metadata: Metadata) -> dict[str, bytes]:
-    """The tokenizer.json that some writers put into the file whole (ggml docs/gguf.md, `tokenizer.huggingface.json`).
+    """The complete tokenizer.json that some writers store in the file (ggml docs/gguf.md, tokenizer.huggingface.json).
 
     Raises:
-        FormatError: it is no JSON object.
+        FormatError: it is not a JSON object.
     """
     value = metadata.get(_TOKENIZER_JSON)
     if value is None:
@@ -78,5 +78,5 @@ def _carried_tokenizer(name: str, metadata: Metadata) -> dict[str, bytes]:
     except (ValueError, TypeError, RecursionError):
         whole = False
     if not whole:
-        raise FormatError(f"{name}: {_TOKENIZER_JSON} holds no JSON object", "the file is damaged; get it again")
+        raise FormatError(f"{name}: {_TOKENIZER_JSON} is not a JSON object", "the file is damaged; download it again")
     return {"tokenizer.json": value.content.encode()}

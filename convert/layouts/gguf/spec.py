@@ -1,4 +1,4 @@
-"""The keys of a GGUF file back to a spec."""
+"""Read a spec from the keys of a GGUF file."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ from mconv.convert.model.spec import ModelSpec, Rope
 from mconv.convert.tensors.nodes import FileTensor
 
 _ROPE_FACTORS = name_of(Role.ROPE_FACTORS)
-_THETA = 10000.0  # llama.cpp's where a file says none
+_THETA = 10000.0  # llama.cpp's default
 
 
 def weights_of(file: GgufFile) -> dict[str, FileTensor]:
-    """The tensors of a file that are weights, by their names there."""
+    """The tensors of a file that are weights, by their names in the file."""
     return {tensor.name: tensor for tensor in file.tensors if tensor.name != _ROPE_FACTORS}
 
 
@@ -58,10 +58,10 @@ def spec_of(name: str, file: GgufFile) -> ModelSpec:
     """The hyperparameters of a file.
 
     Args:
-        name: of the file, for messages.
+        name: the name of the file, for messages.
 
     Raises:
-        FormatError: a key is missing, or its value makes no sense.
+        FormatError: a key is missing, or its value is not valid.
         MappingError: the architecture is not supported, or keys contradict each other.
     """
     spec = _read_keys(name, file.metadata, weights_of(file))
@@ -73,11 +73,13 @@ def _read_keys(name: str, metadata: Metadata, stored: Mapping[str, FileTensor]) 
     """The inverse of `layouts.gguf.writer.model_metadata`, with llama.cpp's defaults (src/llama-model.cpp)."""
     architecture = metadata.get("general.architecture")
     if architecture is None or not isinstance(architecture.content, str):
-        raise FormatError(f"{name}: general.architecture is missing", "the file holds no model; give one that does")
+        raise FormatError(
+            f"{name}: general.architecture is missing", "the file does not contain a model; give one that does"
+        )
     keys = _Keys(name, metadata, architecture.content)
     if "general.type" in metadata and metadata["general.type"].content not in ("model", None):
         raise MappingError(
-            f"{name}: holds a {metadata['general.type'].content}, not a model", "give the file of the language model"
+            f"{name} contains a {metadata['general.type'].content}, not a model", "give the file of the language model"
         )
     known: dict[str, Any] = {}
 
@@ -89,16 +91,18 @@ def _read_keys(name: str, metadata: Metadata, stored: Mapping[str, FileTensor]) 
     family = family_of(architecture.content, known["experts"] > 0)
     read(HIDDEN, HEADS, HEAD_DIM)
     if min(known["hidden"], known["heads"], known["head_dim"]) < 1:
-        raise FormatError(f"{name}: a model without heads or of no width", "the file is damaged; get it again")
+        raise FormatError(
+            f"{name}: the number of heads or the hidden size is zero", "the file is damaged; download it again"
+        )
     keys.require_same(HEAD_DIM, known["head_dim"])
     read(LAYERS, FFN, KV_HEADS, CONTEXT, RMS_NORM_EPS, ATTENTION_TEMPERATURE_SCALE, SLIDING_WINDOW)
     if known["experts"]:
         read(EXPERTS_PER_TOKEN)
-    # A window of no tokens is none.
+    # A window of zero tokens means no window.
     known[SLIDING_WINDOW.name] = known[SLIDING_WINDOW.name] or None
     embedding = stored.get(name_of(Role.TOKEN_EMBEDDING))
     known[VOCAB.name] = keys.read(VOCAB, known) if embedding is None else embedding.shape[0]
-    # These follow from what is there.
+    # These follow from the tensors in the file.
     known[STATES_HEAD_DIM.name] = keys.has(HEAD_DIM)
     known[TIED.name] = name_of(Role.OUTPUT) not in stored
     known[ATTENTION_BIAS.name] = name_of(Role.ATTENTION_Q_BIAS, 0) in stored
@@ -121,11 +125,14 @@ def _read_rope(keys: _Keys) -> Rope:
 def _llama3_rope(name: str, spec: ModelSpec, stored: FileTensor) -> Rope:
     """The parameters that the table of frequency divisors was computed from.
 
-    The largest divisor is the factor. The band of wavelengths that is blended begins and ends at the original context
-    divided by 4 and by 1 in every model published so; the context is found by trying powers of two.
+    The largest divisor is the factor. In every model published so far, the band of interpolated wavelengths begins and
+    ends at the original context divided by 4 and by 1; the context is found by trying powers of two.
     """
     if stored.dtype != "F32" or stored.shape != (spec.head_dim // 2,):
-        raise FormatError(f"{name}: {_ROPE_FACTORS} is not one float32 a pair of values", "get the file again")
+        raise FormatError(
+            f"{name}: {_ROPE_FACTORS} does not have one float32 per pair of values",
+            "the file is damaged; download it again",
+        )
     factors = stored.read(0, spec.head_dim // 2)[:, 0]
     for exponent in range(8, 24):
         rope = Rope(spec.rope.theta, "llama3", _decimal(factors.max()), original_context=1 << exponent)
@@ -133,18 +140,18 @@ def _llama3_rope(name: str, spec: ModelSpec, stored: FileTensor) -> Rope:
         if computed is not None and np.allclose(computed, factors, rtol=1e-5, atol=0):
             return rope
     raise MappingError(
-        f"{name}: {_ROPE_FACTORS} follows from no known parameters of Llama 3's scaling",
+        f"{name}: {_ROPE_FACTORS} does not match any known parameters of Llama 3's scaling",
         "models with other tables of rotary frequencies are not supported",
     )
 
 
 def _decimal(value: float) -> float:
-    """The shortest decimal number that is this float32: 1e-05, where the file has 9.999999747378752e-06."""
+    """The shortest decimal number that rounds to this float32: 1e-05 for 9.999999747378752e-06."""
     return float(str(np.float32(value)))
 
 
 class _Keys:
-    """The keys of one architecture, none of which is trusted."""
+    """The keys of one architecture; all values are untrusted."""
 
     def __init__(self, name: str, metadata: Metadata, architecture: str) -> None:
         self.name = name
@@ -152,18 +159,18 @@ class _Keys:
         self._architecture = architecture
 
     def spell(self, field: Field) -> str:
-        """What the file calls a field."""
+        """The key of a field in the file."""
         return full_key(field.gguf[0], self._architecture) if field.gguf else field.name
 
     def has(self, field: Field) -> bool:
-        """Whether the file says it."""
+        """Whether the file has the field."""
         return self.spell(field) in self._metadata
 
     def read(self, field: Field, known: Mapping[str, Any]) -> Any:
-        """The value of a field, or what its absence means.
+        """The value of a field, or its default.
 
         Raises:
-            FormatError: it is missing, or makes no sense.
+            FormatError: it is missing, or not a valid value.
             MappingError: it differs from layer to layer.
         """
         found = self.find(field)
@@ -174,7 +181,7 @@ class _Keys:
         return field.default(known)
 
     def find(self, field: Field) -> Any:
-        """The value of a field; None where the file does not say it.
+        """The value of a field; None if the file does not have it.
 
         Raises:
             FormatError, MappingError: see `read`.
@@ -182,18 +189,18 @@ class _Keys:
         return self._find(self.spell(field), field.kind)
 
     def require_same(self, field: Field, value: int) -> None:
-        """Refuse a file whose further keys of a field say another value.
+        """Reject a file whose additional keys for a field have another value.
 
         Raises:
-            MappingError: one does.
+            MappingError: one of them has another value.
         """
         for key in field.gguf[1:]:
             name = full_key(key, self._architecture)
             found = self._find(name, field.kind)
             if found not in (None, value):
                 raise MappingError(
-                    f"{self.name}: {name} is {found}, the heads have {value}",
-                    "models with heads of two lengths, or that rotate a part of each, are not supported",
+                    f"{self.name}: {name} is {found}, but the heads have {value}",
+                    "models with heads of two lengths, or that rotate only part of each head, are not supported",
                 )
 
     def _find(self, key: str, kind: Kind) -> Any:
@@ -211,7 +218,7 @@ class _Keys:
         return _decimal(value.content)
 
     def _count(self, key: str, content: Any) -> int:
-        """A number of something, from 0 on. A list of one number a layer has to repeat a single one."""
+        """A count, 0 or more. A list with one number per layer must repeat the same number."""
         if isinstance(content, list) and content and all(item == content[0] for item in content):
             content = content[0]
         if isinstance(content, list):
@@ -222,4 +229,4 @@ class _Keys:
 
     def _bad(self, key: str, content: object) -> FormatError:
         found = "is missing" if content is None else f"is {str(content)[:40]!r}"
-        return FormatError(f"{self.name}: {key} {found}", "the file is damaged; get it again")
+        return FormatError(f"{self.name}: {key} {found}", "the file is damaged; download it again")

@@ -1,4 +1,4 @@
-"""A model in several GGUF files, part by part what llama-gguf-split makes of the whole one.
+"""Write a model as several GGUF files, each identical to the part that llama-gguf-split makes.
 
 Format: see `containers/gguf_split.py`. Which tensor goes into which part, and the order of the keys, are those of
 llama.cpp tools/gguf-split/gguf-split.cpp with `--split-max-size`.
@@ -26,11 +26,11 @@ def plan_parts(metadata: Metadata, typed: Sequence[TypedTarget], alignment: int,
     """The plan of each part.
 
     Args:
-        metadata: of the whole file; it goes into the first part.
-        typed: tensors in their order.
-        alignment: of the whole file, which is that of the first part; the others have no key to say another than the
-            format's default.
-        max_bytes: the most tensor data in a part. A tensor that is larger has a part to itself.
+        metadata: the metadata of the whole file, stored in the first part.
+        typed: the tensors in order.
+        alignment: the alignment of the whole file, used by the first part; the other parts have no alignment key and
+            use the default of the format.
+        max_bytes: the maximum of tensor data per part. A larger tensor gets a separate part.
 
     Raises:
         UsageError: there would be more parts than the format can count.
@@ -38,7 +38,7 @@ def plan_parts(metadata: Metadata, typed: Sequence[TypedTarget], alignment: int,
     """
     groups = _group(typed, max_bytes)
     if len(groups) > _MAX_PARTS:
-        raise UsageError(f"{len(groups)} parts are more than a split model can have", "split above a larger size")
+        raise UsageError(f"{len(groups)} parts are more than a split model can have", "choose a larger size per part")
     return [
         lay_out(
             {**({} if number else metadata), **_split_keys(number, len(groups), len(typed))},

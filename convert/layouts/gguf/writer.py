@@ -1,4 +1,4 @@
-"""The GGUF layout: a model's spec as metadata, its tensors as targets, and the plan of a float file."""
+"""Write the GGUF layout: a model's spec as metadata, its tensors as targets, and the plan of a float file."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from mconv.convert.tensors.rows import Rows, Target
 QUANTIZATION_VERSION = 2
 
 FILE_TYPES = {BlockType.F32: 0, BlockType.F16: 1, BlockType.Q8_0: 7, BlockType.BF16: 32}
-"""`general.file_type` of the types that a conversion can write (llama.h, `llama_ftype`)."""
+"""The `general.file_type` of each type that a conversion can write (llama.h, `llama_ftype`)."""
 
 
 def plan_conversion(checkpoint: Checkpoint, targets: Sequence[Target], kind: BlockType) -> Plan:
-    """The plan of a GGUF file whose matrices all have one type.
+    """The plan of a GGUF file whose matrices all have the same type.
 
     Args:
         checkpoint: the source.
         targets: its `model_targets`.
-        kind: F32, F16, BF16 or Q8_0; a matrix whose rows are not whole Q8_0 blocks becomes F16.
+        kind: F32, F16, BF16 or Q8_0; a matrix whose rows are not whole blocks of Q8_0 becomes F16.
     """
     metadata = model_metadata(checkpoint, FILE_TYPES[kind])
     return lay_out(metadata, [TypedTarget(target, _conversion_type(target, kind).name) for target in targets])
 
 
 def source_type(targets: Sequence[Target]) -> BlockType:
-    """The type that a conversion writes when it is not told: the 16-bit type of the first matrix that has one.
+    """The default type of a conversion: the 16-bit type of the first matrix that has one.
 
-    A float32 checkpoint becomes F16, as the field's converters have it.
+    A float32 checkpoint becomes F16, as with other converters.
     """
     kinds = (target.rows.dtype for target in targets if len(target.shape) > 1)
     return BlockType[next((kind for kind in kinds if kind != "F32"), "F16")]
@@ -66,10 +66,10 @@ def stays_float32(target: Target) -> bool:
 
 
 def not_carried(spec: ModelSpec) -> Iterable[str]:
-    """What llama.cpp does not do as the model does, each in a sentence."""
+    """What llama.cpp computes differently from the model, one sentence each."""
     if spec.sliding_window is not None and spec.sliding_window < spec.context:
         yield (
-            f"sliding-window attention ({spec.sliding_window} tokens) has no place in this GGUF architecture: "
+            f"sliding-window attention ({spec.sliding_window} tokens) is not supported by this GGUF architecture: "
             f"llama.cpp attends to the whole context, and only mconv reads {SLIDING_WINDOW.gguf[0]}"
         )
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DTYPE = LayoutOption(
     "dtype",
-    "Type of every tensor. auto keeps what is stored, and makes quantized matrices bf16.",
+    "Type of every tensor. auto keeps the stored type, and converts quantized matrices to bf16.",
     choices=("auto", "f32", "f16", "bf16"),
     default="auto",
 )
@@ -41,7 +41,7 @@ def _plan(checkpoint: Checkpoint, *, dtype: str, max_shard_size: str) -> Planned
 
 
 def _replaces(path: Path) -> bool:
-    """What is no part of a checkpoint, such as notes, stays; what is would be read with the new one."""
+    """Whether a file is part of a checkpoint and would be read with the new one; others, such as notes, are kept."""
     return any(path.match(pattern) for pattern in (CONFIG, INDEX, *TOKENIZER_FILES, *WEIGHT_FILES))
 
 

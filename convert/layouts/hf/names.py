@@ -7,7 +7,7 @@ GENERATION = "generation_config.json"
 INDEX = "model.safetensors.index.json"
 WEIGHT_FILES = ("model*.safetensors",)
 VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "*.model.v*")
-"""Any of these is a vocabulary."""
+"""Any of these files contains a vocabulary."""
 TOKENIZER_FILES = (
     *VOCABULARY_FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",

@@ -29,11 +29,11 @@ def open_hf(folder: Path) -> Checkpoint:
 
     Raises:
         SourceError: files are missing, truncated or contradict each other.
-        FormatError: a file breaks its format's rules.
+        FormatError: a file breaks the rules of its format.
         MappingError: the architecture is not supported, or a tensor has no place in its family.
     """
     if not folder.is_dir():
-        raise SourceError(f"{folder}: no such folder", "give the folder that holds config.json and the weights")
+        raise SourceError(f"{folder}: no such folder", "give the folder that contains config.json and the weights")
     config = read_object(folder / CONFIG)
     model = read_model_config(config)
     return hf_checkpoint(folder, config, model, read_shards(folder))
@@ -48,12 +48,12 @@ def hf_checkpoint(
     """The checkpoint in a folder whose parts have been read; see `open_hf`.
 
     Args:
-        config: content of config.json.
-        model: what `read_model_config` makes of it.
-        shards: what `read_shards` finds.
+        config: the content of config.json.
+        model: the result of `read_model_config`.
+        shards: the result of `read_shards`.
 
     Raises:
-        SourceError, FormatError, MappingError: the first of what is wrong with the shards.
+        SourceError, FormatError, MappingError: the first fault of the shards.
     """
     (family, spec), (stored, damage) = model, shards
     mapped, reasons = map_shards(family, spec, stored)
@@ -79,7 +79,7 @@ def hf_checkpoint(
 
 
 def read_model_config(config: Mapping[str, Any]) -> tuple[Family, ModelSpec]:
-    """What config.json says of a model whose weights lie beside it.
+    """Family and spec of the model, from config.json.
 
     Raises:
         SourceError, MappingError: the architecture is not supported, or the weights are quantized.
@@ -89,17 +89,17 @@ def read_model_config(config: Mapping[str, Any]) -> tuple[Family, ModelSpec]:
     if quantization:
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
         raise SourceError(
-            f"config.json: the weights are quantized already ({method})",
+            f"config.json: the weights are already quantized ({method})",
             "start from the 16-bit checkpoint, or dequantize it with transformers first",
         )
     return family, family.read_config(config)
 
 
 def architecture(config: Mapping[str, Any]) -> str:
-    """The transformers class of the model, as config.json names it.
+    """The transformers class of the model, from config.json.
 
     Raises:
-        SourceError: it names none.
+        SourceError: config.json does not name a class.
     """
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
@@ -111,15 +111,15 @@ def architecture(config: Mapping[str, Any]) -> str:
 
 
 def read_shards(folder: Path) -> tuple[list[FileTensor], list[MconvError]]:
-    """Every tensor on disk, in the order that the field's converters keep: files by name, tensors by name.
+    """Every tensor on disk, in the same order as other converters: files by name, then tensors by name.
 
     Returns:
-        The tensors, and what is wrong with the files: shards that cannot be read, and where index and shards
-        contradict each other.
+        The tensors, and the faults of the files: shards that cannot be read, and contradictions between index and
+        shards.
 
     Raises:
         SourceError: there are no weights.
-        FormatError: the index is none.
+        FormatError: the index is not valid.
     """
     index = folder / INDEX
     weight_map = _read_weight_map(index) if index.is_file() else None
@@ -145,21 +145,21 @@ def read_shards(folder: Path) -> tuple[list[FileTensor], list[MconvError]]:
 def _read_weight_map(index: Path) -> dict[str, str]:
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise FormatError(f"{index.name}: weight_map is missing or no table of file names", "download it again")
+        raise FormatError(f"{index.name}: weight_map is missing or not a table of file names", "download it again")
     for name in set(weight_map.values()):
-        # A link to a blob elsewhere is how the Hub's cache stores files; a path in the index is an attack.
+        # The Hub's cache stores files as links to blobs in another folder; a path in the index is an attack.
         if Path(name).name != name or name in ("", ".", ".."):
             raise SourceError(f"{index.name}: {name!r} is outside the folder", "do not use this checkpoint")
     return weight_map
 
 
 def _contradictions(weight_map: Mapping[str, str], stored: Iterable[FileTensor]) -> Iterator[SourceError]:
-    """Where the index does not say what the shards hold."""
+    """Differences between the index and the content of the shards."""
     found = {tensor.name: tensor.file.path.name for tensor in stored}
     hint = "the shards and the index belong to different uploads; download them again"
     for name, shard in weight_map.items():
         if found.get(name) != shard:
-            yield SourceError(f"{INDEX}: {name} should be in {shard}, which does not have it", hint)
+            yield SourceError(f"{INDEX}: {name} should be in {shard}, but is not", hint)
     for name, shard in found.items():
         if name not in weight_map:
             yield SourceError(f"{shard}: {name} is not in {INDEX}", hint)
@@ -168,7 +168,7 @@ def _contradictions(weight_map: Mapping[str, str], stored: Iterable[FileTensor])
 def map_shards(family: Family, spec: ModelSpec, stored: Iterable[FileTensor]) -> tuple[Mapped, dict[str, int]]:
     """Tensors by canonical name, and how many were left out for each reason.
 
-    Nothing is missing or unknown here: which tensors a model must have is for its target to say.
+    Missing or unknown tensors are not reported here: the target checks which tensors a model must have.
     """
     tensors: dict[str, Tensor] = {}
     faults: dict[str, MconvError] = {}
@@ -178,18 +178,18 @@ def map_shards(family: Family, spec: ModelSpec, stored: Iterable[FileTensor]) ->
         if reason is not None:
             reasons[reason] = reasons.get(reason, 0) + 1
             continue
-        # Models with a vision part keep their text model under this prefix.
+        # In models with a vision part, the names of the text model have this prefix.
         name = tensor.name.replace("language_model.", "", 1)
         parts = _split(family, spec, name, tensor)
         faults |= parts.faults
         for part in parts.tensors.values():
             if part.name in tensors:
                 faults[part.name] = SourceError(
-                    f"tensor {part.name} is stored twice", "remove one of the shards that hold it"
+                    f"tensor {part.name} is stored twice", "remove one of the shards that contain it"
                 )
             elif part.dtype not in FLOAT_DTYPES:
                 faults[part.name] = SourceError(
-                    f"tensor {tensor.name} has type {part.dtype}, which cannot be carried",
+                    f"tensor {tensor.name} has type {part.dtype}, which is not supported",
                     f"supported: {', '.join(FLOAT_DTYPES)}; dequantize or cast the checkpoint first",
                 )
             else:
@@ -198,7 +198,7 @@ def map_shards(family: Family, spec: ModelSpec, stored: Iterable[FileTensor]) ->
 
 
 def _split(family: Family, spec: ModelSpec, name: str, tensor: FileTensor) -> Mapped:
-    """The canonical tensors that a stored one holds: mostly itself."""
+    """The canonical tensors that a stored tensor contains: usually just itself."""
     found = fused_tensor(family, name)
     if found is not None:
         return _split_fused(family, found[0], spec, found[1], tensor)

@@ -1,4 +1,4 @@
-"""What lies beside the weights in a Hugging Face folder and goes along: configuration, tokenizer, settings, card."""
+"""The files beside the weights of a Hugging Face folder: configuration, tokenizer, generation settings, card."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _TORCH_NAMES = {BlockType.F32: "float32", BlockType.F16: "float16", BlockType.BF
 
 
 def find_sidecars(*folders: Path, card: bool = True) -> dict[str, Path]:
-    """Every such file by its path within its folder, from the first folder that has it.
+    """Every sidecar file by its path within its folder, from the first folder that has it.
 
     Args:
-        card: whether the model's card and licence are among them.
+        card: whether to include the card and the licence of the model.
     """
     patterns = (CONFIG, GENERATION, *TOKENIZER_FILES, *(CARD_FILES if card else ()))
     found: dict[str, Path] = {}
@@ -36,12 +36,12 @@ def find_sidecars(*folders: Path, card: bool = True) -> dict[str, Path]:
 
 
 def read_sidecars(sidecars: Mapping[str, Path]) -> dict[str, bytes]:
-    """The content of every such file."""
+    """The content of every sidecar file."""
     return {name: path.read_bytes() for name, path in sidecars.items()}
 
 
 def sidecar_files(checkpoint: Checkpoint, kind: BlockType) -> dict[str, bytes]:
-    """The files to write beside the weights: those of the source where it has them, else made from what is known.
+    """The files to write beside the weights: those of the source if it has them, otherwise made from the spec.
 
     Args:
         kind: the type of the matrices.
@@ -65,7 +65,7 @@ def sidecar_files(checkpoint: Checkpoint, kind: BlockType) -> dict[str, bytes]:
 
 
 def encode_json(content: Mapping[str, Any]) -> bytes:
-    """A JSON object as a file's content."""
+    """A JSON object as the content of a file."""
     return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
 
 
@@ -77,18 +77,18 @@ def _config(
     if write is None:
         raise MappingError(f"no configuration can be written for the {spec.family} family", "convert to another layout")
     config = write(spec, _origin(checkpoint.provenance))
-    # A model whose vision part was left out is of another class than its original configuration says.
+    # A model without its vision part has another class than its original configuration says.
     if original and original.get("architectures") == config["architectures"]:
-        # The configuration that a run began from may be that of quantized weights; these are not.
+        # A run may have started from the configuration of quantized weights; these weights are not quantized.
         kept = {key: value for key, value in original.items() if key != "quantization_config"}
         return {**kept, "torch_dtype" if "torch_dtype" in kept else "dtype": _TORCH_NAMES[kind]}
-    # transformers assumes ids where these are silent.
+    # transformers assumes default ids if these are missing.
     config |= {f"{role}_token_id": vocabulary.special_ids.get(role) for role in ("bos", "eos", "pad")}
     return dict(sorted({**config, "dtype": _TORCH_NAMES[kind]}.items()))
 
 
 def _origin(provenance: Metadata) -> str:
-    """The transformers class the model comes from, as far as its provenance tells."""
+    """The transformers class that the model comes from, according to its provenance; empty if unknown."""
     known = provenance.get("mconv.source.architecture")
     if known is not None:
         return str(known.content)

@@ -1,4 +1,4 @@
-"""Writing the Hugging Face layout: safetensors shards, then the files that make the folder a checkpoint."""
+"""Write the Hugging Face layout: safetensors shards, then the files that make the folder a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mconv.convert.tensors.rows import Rows, Target
 
 
 def plan_hf(checkpoint: Checkpoint, wanted: BlockType | None, max_shard_size: int) -> FolderPlan:
-    """Decide every file of the folder.
+    """Plan every file of the folder.
 
     Args:
         checkpoint: the source.
         wanted: F32, F16 or BF16 for every tensor, or None: see `typed_tensors`.
-        max_shard_size: bytes of tensor data in one file; a larger tensor has a file of its own.
+        max_shard_size: maximum bytes of tensor data per file; a larger tensor gets a separate file.
 
     Raises:
         MappingError: transformers has no configuration for such a model.
@@ -38,7 +38,7 @@ def plan_hf(checkpoint: Checkpoint, wanted: BlockType | None, max_shard_size: in
 
 
 def _shards(typed: Sequence[TypedTarget], max_size: int) -> list[list[TypedTarget]]:
-    """Tensors in their order, in groups of at most so many bytes."""
+    """The tensors, in order, in groups of at most `max_size` bytes."""
     groups: list[list[TypedTarget]] = [[]]
     filled = 0
     for each in typed:

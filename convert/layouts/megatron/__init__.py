@@ -17,14 +17,14 @@ RANK_FOLDERS = "mp_rank_*"
 
 HF_CONFIG = LayoutOption(
     "hf_config",
-    "config.json and tokenizer of the model, where the checkpoint has none beside it.",
+    "config.json and tokenizer of the model, if the checkpoint does not contain them.",
     metavar="DIR|FILE",
     is_path=True,
 )
 
 
 def _detect(path: Path) -> bool:
-    """Whether a folder is a Megatron checkpoint, or holds one with its tracker."""
+    """Whether a folder is a Megatron checkpoint, or contains a tracker file and its checkpoints."""
     return (path / TRACKER).is_file() or (path / INDEX).is_file() or any(path.glob(RANK_FOLDERS))
 
 
@@ -58,9 +58,9 @@ LAYOUT = Layout(
     source_name="DIR",
     source_example="checkpoints/run-7/ --hf-config Mistral-7B-v0.3/",
     target_example="mistral-7b-megatron/",
-    source_help="DIR holds the tracker file, or is the folder of one iteration, in the torch_dist or the legacy torch "
-    "format. Whatever parallelism wrote it, it is read as one model; the state of the optimizer is left out.",
+    source_help="DIR contains the tracker file, or is the folder of one iteration, in the torch_dist or the legacy "
+    "torch format. Checkpoints of any parallelism are read as one model; the optimizer state is left out.",
     target_help="The checkpoint is in the torch_dist format and loads at any tensor, pipeline and expert parallelism. "
-    "Configuration and tokenizer lie beside the weights.",
+    "Configuration and tokenizer are stored beside the weights.",
     refuses=_refuses,
 )

@@ -1,7 +1,7 @@
-"""Hyperparameters in the words of a training run, and back.
+"""Convert the settings of a training run to hyperparameters, and back.
 
-Megatron-LM keeps its command line as `args` in the common state (megatron/training/arguments.py); Megatron Bridge
-writes run_config.yaml, whose `model` has the names of TransformerConfig. Neither is needed, and neither is trusted.
+Megatron-LM stores its command line as `args` in the common state (megatron/training/arguments.py); Megatron Bridge
+writes run_config.yaml, whose `model` has the names of TransformerConfig. Both are optional and untrusted.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ _NUMBERS = (
     EXPERTS_PER_TOKEN,
     VOCAB,
 )
-"""What a run has plain numbers for."""
+"""Hyperparameters that the settings of a run store directly."""
 
-# The rows of the embedding say the vocabulary, and a dense model has no experts.
+# The vocabulary size follows from the rows of the embedding, and a dense model has no experts.
 _REQUIRED = tuple(field for field in _NUMBERS if field not in (EXPERTS, EXPERTS_PER_TOKEN, VOCAB))
 
 _GROUPED = "group_query_attention"
@@ -68,7 +68,7 @@ _POSITIONS, *_SCALED = ROPE_TYPE.megatron
 _LLAMA3_FACTOR, _LINEAR_FACTOR = ROPE_FACTOR.megatron
 _UNTIED, _SHARED = TIED.megatron
 _WINDOW = SLIDING_WINDOW.megatron[0]
-_DEFAULT_TOP_K = 2  # TransformerConfig's where a run says none
+_DEFAULT_TOP_K = 2  # the default of TransformerConfig
 _WORDS = Words("the settings of the run", lambda field: field.megatron[0] if field.megatron else field.name)
 
 _UNSUPPORTED = {
@@ -82,14 +82,14 @@ _UNSUPPORTED = {
     "qk_layernorm": (True,),
     "multi_latent_attention": (True,),
 }
-"""Settings of a run that make a model which no family of ours computes."""
+"""Settings of a run that no supported family computes."""
 
 
 def read_arguments(folder: Path, checkpoint: DistributedCheckpoint) -> dict[str, Any]:
-    """What a run left of its settings: name to value; empty where it left none.
+    """The settings that a run saved: name to value; empty if it saved none.
 
     Raises:
-        FormatError: a file is damaged, or a pickle that reaches for something it should not.
+        FormatError: a file is damaged, or a pickle uses a name that is not allowed.
     """
     common = _read_common(folder, checkpoint)
     arguments = common.get("args") if isinstance(common, dict) else None
@@ -102,7 +102,7 @@ def read_arguments(folder: Path, checkpoint: DistributedCheckpoint) -> dict[str,
 
 
 def _read_common(folder: Path, checkpoint: DistributedCheckpoint) -> Any:
-    """The common state: a file of its own up to Megatron-Core 0.18, an object among the others from 0.19 on."""
+    """The common state: a separate file up to Megatron-Core 0.18, one of the objects from 0.19 on."""
     if (folder / COMMON).is_file():
         file = open_file(folder / COMMON)
         return TorchZip(file, 0, file.size, COMMON).value
@@ -118,24 +118,24 @@ def _run_config(path: Path) -> Mapping[str, Any]:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Objects of Python, of which such a file has some, become None: none is made."""
+        """Reads the Python objects that such files contain as None, and creates none of them."""
 
     Loader.add_multi_constructor("", lambda *_: None)
     try:
         content = yaml.load(path.read_bytes(), Loader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise FormatError(f"{path.name}: not YAML ({error})", "copy the checkpoint again") from error
+        raise FormatError(f"{path.name} is not valid YAML ({error})", "copy the checkpoint again") from error
     model = content.get("model") if isinstance(content, dict) else None
     return model if isinstance(model, dict) else {}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the settings of a run say of its model.
+    """The model settings of a run.
 
     Attributes:
         known: values by field.
-        unknown: what they leave open that a model has to have, in their words and in those of config.json.
+        unknown: required hyperparameters that are missing, by their names in the settings and in config.json.
     """
 
     known: Mapping[Field, Any]
@@ -146,19 +146,17 @@ def settings_of(arguments: Mapping[str, Any]) -> Settings:
     """The hyperparameters among the settings of a run.
 
     Raises:
-        MappingError: a setting that no supported family has.
+        MappingError: no supported family has a setting.
     """
     for name, refused in _UNSUPPORTED.items():
         if arguments.get(name) in refused:
-            raise MappingError(
-                f"the run was made with {name}={arguments[name]}", "no supported model family computes this"
-            )
+            raise MappingError(f"the run used {name}={arguments[name]}", "no supported model family computes this")
     known: dict[Field, Any] = {}
     for field in _NUMBERS:
         value = next((arguments[name] for name in field.megatron if _is_number(arguments.get(name))), None)
         if value is not None:
             known[field] = value
-    # TransformerConfig takes a missing number of groups for as many as there are heads.
+    # In TransformerConfig, a missing number of groups means the number of heads.
     if (arguments.get(_GROUPED) is False or KV_HEADS not in known) and HEADS in known:
         known[KV_HEADS] = known[HEADS]
     if HEAD_DIM not in known and {HIDDEN, HEADS} <= known.keys():
@@ -166,7 +164,7 @@ def settings_of(arguments: Mapping[str, Any]) -> Settings:
     untied, shared = arguments.get(_UNTIED), arguments.get(_SHARED)
     if isinstance(untied, bool) or isinstance(shared, bool):
         known[TIED] = shared if isinstance(shared, bool) else not untied
-    # Positions before the own one that are attended to; -1 for all of them.
+    # Number of earlier positions that attention covers; -1 for all of them.
     window = arguments.get(_WINDOW)
     if isinstance(window, (list, tuple)) and window and _is_number(window[0]):
         known[SLIDING_WINDOW] = window[0] + 1
@@ -174,26 +172,26 @@ def settings_of(arguments: Mapping[str, Any]) -> Settings:
     if arguments.get(_POSITIONS) not in (None, "rope") or any(
         arguments.get(name) for name in (*_SCALED, _LINEAR_FACTOR)
     ):
-        # That is only partly among the settings.
+        # The settings contain this only in part.
         known.pop(ROPE_THETA, None)
         unknown.append("how the rotary frequencies were scaled")
     return Settings(known, tuple(unknown))
 
 
 def _said_twice(field: Field) -> str:
-    """What a run calls a field, and config.json, which may say it instead."""
+    """The name of a field in the settings and in config.json, either of which may provide it."""
     name = field.megatron[0]
     return name if name == field.member else f"{name} ({field.member})"
 
 
 def spec_of(known: Mapping[Field, Any], family: str) -> ModelSpec:
-    """The hyperparameters of a run that says all of them, see `Settings.unknown`.
+    """The hyperparameters of a run whose settings are complete; see `Settings.unknown`.
 
     Args:
-        known: values by field, those that the weights say among them.
+        known: values by field, including those that follow from the weights.
 
     Raises:
-        SourceError: a value makes no sense.
+        SourceError: a value is not valid.
         MappingError: values contradict each other.
     """
     for field, value in known.items():
@@ -210,7 +208,7 @@ def spec_of(known: Mapping[Field, Any], family: str) -> ModelSpec:
 
 
 def check_configuration(known: Mapping[Field, Any], spec: ModelSpec) -> None:
-    """Hold what a run says of its model against the configuration that came with it.
+    """Compare the settings of a run with the configuration of the model.
 
     Args:
         known: values by field, see `Settings`.
@@ -220,18 +218,18 @@ def check_configuration(known: Mapping[Field, Any], spec: ModelSpec) -> None:
     """
     for field, value in known.items():
         ours = field.value(spec)
-        # A run of a dense model may have a setting for experts; the vocabulary may be padded, and the context or the
-        # window that a run was made with may be shorter than the model's.
+        # A run of a dense model may have a setting for experts; the vocabulary may be padded, and the run may have used
+        # a shorter context or window than the model's.
         is_compared = field not in (VOCAB, CONTEXT, SLIDING_WINDOW) and (field is not EXPERTS_PER_TOKEN or spec.experts)
         if is_compared and ours != value:
             raise MappingError(
-                f"config.json has {field.member} {ours}, but the run was made with {value}",
-                "give the configuration of this very model with --hf-config",
+                f"config.json has {field.member} {ours}, but the run used {value}",
+                "give the configuration of this model with --hf-config",
             )
 
 
 def arguments_of(spec: ModelSpec, dtype: str) -> dict[str, Any]:
-    """What Megatron-LM's `--use-checkpoint-args` asks for (megatron/training/checkpointing.py)."""
+    """The settings that Megatron-LM's `--use-checkpoint-args` reads (megatron/training/checkpointing.py)."""
     rope = spec.rope
     arguments: dict[str, Any] = {
         **_said(spec, LAYERS, HIDDEN),

@@ -1,8 +1,8 @@
-"""What Megatron-Core calls each role, and which of them it fuses.
+"""The key of each role in Megatron-Core, and which roles it fuses.
 
 Keys are those of torch_dist checkpoints (Megatron-LM megatron/core/models/gpt/gpt_layer_specs.py and
 megatron/core/transformer/transformer_block.py): layers stacked along a leading axis, experts along the next, unless a
-run stored each under its own number. Which ranks wrote them leaves no trace in a key.
+run stored each under its own number. Keys do not depend on the ranks that wrote them.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ KEYS: dict[Role, str] = {
     Role.EXPERT_UP: _EXPERTS + "linear_fc1.weight",
     Role.EXPERT_DOWN: _EXPERTS + "linear_fc2.weight",
 }
-"""Role to key, with `{layer}` and `{expert}` where a stack of layers or experts has a leading axis. Roles that share a
-key are fused there, and follow each other as they do here, gate before up, unless `places` says where their rows
-stand."""
+"""Role to key, with `{layer}` and `{expert}` where a stack of layers or experts has a leading axis. Roles with the same
+key are fused, in the order of this table (gate before up), unless `places` gives another order of their rows."""
 
 _QKV_PARTS: dict[Role, Literal["query", "key", "value"]] = {
     Role.ATTENTION_Q: "query",
@@ -60,9 +59,9 @@ _QKV_PARTS: dict[Role, Literal["query", "key", "value"]] = {
     Role.ATTENTION_V_BIAS: "value",
 }
 
-# What different wrappers put before every key: DDP and Float16Module, NeMo 2, Bridge's vision-language models.
+# Prefixes that wrappers add to every key: DDP and Float16Module, NeMo 2, Bridge's vision-language models.
 _PREFIX = re.compile(r"^((model|module|language_model)\.)+(?=(embedding|decoder|output_layer)\.)")
-# The norm before each half of a layer has another name where a layer spec does not fuse it into the linear layer.
+# The norm before each half of a layer has another name if a layer spec does not fuse it into the linear layer.
 _SPELLINGS = {
     ".input_layernorm.": ".self_attention.linear_qkv.layer_norm_",
     ".pre_mlp_layernorm.": ".mlp.linear_fc1.layer_norm_",
@@ -73,7 +72,7 @@ def key_of(role: Role) -> str:
     """The key of a role, as a template.
 
     Raises:
-        MappingError: Megatron-Core has no place for such a tensor.
+        MappingError: Megatron-Core cannot store such a tensor.
     """
     if role not in KEYS:
         raise MappingError(f"the Megatron layout has no place for the role {role.value}", "convert to another layout")
@@ -86,20 +85,20 @@ def stacked_key(template: str) -> str:
 
 
 def places(role: Role, spec: ModelSpec) -> RowOrder | None:
-    """Where a tensor's rows stand in the fused one; None where they follow those of the roles before it."""
+    """The positions of a tensor's rows in the fused tensor; None if they directly follow those of the previous role."""
     if role not in _QKV_PARTS:
         return None
     return GroupedQkv(_QKV_PARTS[role], spec.heads, spec.kv_heads, spec.head_dim)
 
 
 def cut_of(key: str) -> tuple[int | None, int]:
-    """How tensor ranks share a tensor out.
+    """How a tensor is split over tensor-parallel ranks.
 
     Args:
-        key: canonical; layers and experts may be under their own numbers.
+        key: canonical; layers and experts may have their own numbers.
 
     Returns:
-        The axis, None where each rank has all of it; and how many tensors follow each other along it.
+        The axis, None if each rank has the whole tensor; and how many fused tensors follow each other along it.
     """
     template = re.sub(r"\.\d+(?=\.)", "", key)
     roles = [role for role, known in KEYS.items() if stacked_key(known) == template]
@@ -108,7 +107,7 @@ def cut_of(key: str) -> tuple[int | None, int]:
 
 
 def canonical_key(key: str) -> str:
-    """The key without wrappers' prefixes, a norm under its fused name."""
+    """The key without the prefixes of wrappers; a norm gets its fused name."""
     key = _PREFIX.sub("", key)
     for separate, fused in _SPELLINGS.items():
         key = key.replace(separate, fused)
@@ -116,6 +115,6 @@ def canonical_key(key: str) -> str:
 
 
 def separate_norm_key(key: str) -> str | None:
-    """How a layer spec that keeps the norm before a mixture of experts apart calls it; None for every other key."""
+    """The key of the norm before a mixture of experts in layer specs that store it separately; None for other keys."""
     fused = _SPELLINGS[".pre_mlp_layernorm."]
     return key.replace(fused, ".pre_mlp_layernorm.") if fused in key else None

@@ -1,4 +1,4 @@
-"""The tensors of a model as those of a Megatron-Core checkpoint, and back."""
+"""Map the tensors of a model to those of a Megatron-Core checkpoint, and back."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def canonical_tensors(family: Family, spec: ModelSpec, stored: Iterable[ChunkedT
     """Every tensor of the model under its Hugging Face name, in the order of those names.
 
     Args:
-        stored: the model's tensors; optimizer state is gone.
+        stored: the model's tensors, without optimizer state.
 
     Raises:
         MappingError: a tensor is missing, unknown, or contradicts the configuration.
-        SourceError: a tensor of a type that cannot be carried.
+        SourceError: the type of a tensor is not supported.
     """
     mapped = map_tensors(family, spec, stored)
     for error in mapped.faults.values():
@@ -45,14 +45,14 @@ def canonical_tensors(family: Family, spec: ModelSpec, stored: Iterable[ChunkedT
         near = difflib.get_close_matches(canonical_key(mapped.unknown[0]), known, n=1)
         nearest = f"; the nearest known one is {near[0]}" if near else ""
         raise MappingError(
-            f"tensor {mapped.unknown[0]}{more} has no place in the model that the configuration describes{nearest}",
+            f"tensor {mapped.unknown[0]}{more} does not belong to the model that the configuration describes{nearest}",
             f"check {TIED.member}, the biases and the experts in config.json or the saved arguments",
         )
     return mapped.tensors
 
 
 def map_tensors(family: Family, spec: ModelSpec, stored: Iterable[ChunkedTensor]) -> Mapped:
-    """`canonical_tensors` of a checkpoint that may have lost tensors, gained some, or hold some of another shape."""
+    """Like `canonical_tensors`, for a checkpoint in which tensors may be missing, unknown or of the wrong shape."""
     store = _Store(family, spec, stored)
     found: dict[str, Rows] = {}
     faults: dict[str, MconvError] = {}
@@ -73,7 +73,7 @@ def map_tensors(family: Family, spec: ModelSpec, stored: Iterable[ChunkedTensor]
 
 
 class _Store:
-    """The stored tensors by canonical key, crossed off as they are used."""
+    """The stored tensors by canonical key; keeps track of those that were used."""
 
     def __init__(self, family: Family, spec: ModelSpec, stored: Iterable[ChunkedTensor]) -> None:
         self._spec = spec
@@ -82,7 +82,7 @@ class _Store:
             # A norm may be stored under both of its names.
             self._tensors.setdefault(canonical_key(tensor.key), tensor)
         self._unused = dict(self._tensors)
-        # Rows of one layer and expert under each key, and those before each of the tensors that are fused there.
+        # Rows per layer and expert under each key, and the rows before each of the tensors that are fused there.
         self._heights: dict[str, int] = {}
         self._starts: dict[Role, int] = {}
         for role in sorted((named.role for named in family.tensors), key=_rank):
@@ -91,11 +91,11 @@ class _Store:
             self._heights[key] = self._starts[role] + spec.shape_of(role)[0]
 
     def rows_of(self, named: Named, layer: int, expert: int, name: str) -> Rows | None:
-        """The rows of one canonical tensor; None where it is absent and may be.
+        """The rows of one canonical tensor; None if it is absent and optional.
 
         Raises:
             MappingError: it is missing, or contradicts the configuration.
-            SourceError: its type cannot be carried.
+            SourceError: its type is not supported.
         """
         key = key_of(named.role)
         pieces = self._find(key, layer, expert)
@@ -104,17 +104,17 @@ class _Store:
             return Rows(pieces, self._order(named.role, pieces))
         if named.required(self._spec):
             raise MappingError(
-                f"tensor {stacked_key(key)}, which holds {name}, is missing",
+                f"tensor {stacked_key(key)}, which contains {name}, is missing",
                 "copy the whole checkpoint; the configuration may describe another model",
             )
         return None
 
     def unused(self) -> tuple[str, ...]:
-        """Keys of tensors that the table has no place for."""
+        """Keys of tensors that are not in the table."""
         return tuple(tensor.key for tensor in self._unused.values())
 
     def _find(self, template: str, layer: int, expert: int) -> tuple[TensorSlice, ...]:
-        """The slices that make up one tensor: one, or where gate and up were stored apart, two."""
+        """The slices that make up one tensor: one, or two if gate and up are stored separately."""
         layers = (("", (layer,)), (f".{layer}", ())) if LAYER in template else (("", ()),)
         experts = (("", (expert,)), (f".{expert}", ())) if EXPERT in template else (("", ()),)
         for (in_layer, leading_layer), (in_expert, leading_expert) in itertools.product(layers, experts):
@@ -145,7 +145,7 @@ class _Store:
         for piece in pieces:
             if piece.dtype not in FLOAT_DTYPES:
                 raise SourceError(
-                    f"tensor {piece.name} has type {piece.dtype}, which cannot be carried",
+                    f"tensor {piece.name} has type {piece.dtype}, which is not supported",
                     f"supported: {', '.join(FLOAT_DTYPES)}; save the checkpoint in one of them",
                 )
         rest = self._spec.shape_of(role)[1:]
@@ -154,7 +154,7 @@ class _Store:
         padded = role.axes[0] == "vocab" and height >= expected
         if any(piece.shape[1:] != rest for piece in pieces) or not (padded or height == expected):
             raise ShapeError(
-                f"tensor {pieces[0].name}, which holds {name}, has shape {list(pieces[0].shape)} in each layer, "
+                f"tensor {pieces[0].name}, which contains {name}, has shape {list(pieces[0].shape)} in each layer, "
                 f"but the configuration makes it {[expected, *rest]}",
                 f"check {_names(role)} in config.json or the saved arguments against the weights",
                 pieces[0].name,
@@ -167,13 +167,13 @@ class _Store:
         if order is not None:
             return order
         start, height = self._starts[role], self._spec.shape_of(role)[0]
-        # What follows is another tensor, or what Megatron-LM pads the vocabulary with, so that ranks have equal parts.
+        # The next rows are another tensor, or the padding of the vocabulary with which Megatron-LM makes equal parts.
         alone = height == sum(piece.shape[0] for piece in pieces)
         return None if alone else Consecutive(start, start + height)
 
 
 def _rank(role: Role) -> int:
-    """Where a role stands among those of its key."""
+    """The position of a role among the roles of its key."""
     key_of(role)
     return _RANKS[role]
 
@@ -217,7 +217,7 @@ def megatron_tensors(family: Family, spec: ModelSpec, tensors: Mapping[str, Tens
         tensors: canonical name to tensor in a float type, without the dropped ones.
 
     Raises:
-        MappingError: a tensor is missing, unknown, or of another shape than the spec says.
+        MappingError: a tensor is missing, unknown, or has a shape that contradicts the spec.
     """
     unused = set(tensors)
     groups: dict[str, list[Named]] = {}
@@ -251,7 +251,7 @@ def megatron_tensors(family: Family, spec: ModelSpec, tensors: Mapping[str, Tens
 def _sources(
     entries: list[Named], place: tuple[int, ...], spec: ModelSpec, tensors: Mapping[str, Tensor], unused: set[str]
 ) -> list[Tensor]:
-    """The tensors that are fused at one place of a stack, crossed off."""
+    """Take the tensors that are fused at one place of a stack, and mark them as used."""
     layer, expert = (*place, 0, 0)[:2]
     sources = []
     for named in entries:
@@ -270,7 +270,7 @@ def _sources(
 
 
 def _names(role: Role) -> str:
-    """What a shape follows from, as config.json has it."""
+    """The members of config.json that determine a shape."""
     return ", ".join(field.member for field in fields_of(role))
 
 
@@ -280,6 +280,6 @@ def _fused_shape(roles: list[Role], spec: ModelSpec) -> tuple[int, ...]:
 
 
 def _fused_order(roles: list[Role], spec: ModelSpec) -> RowOrder | None:
-    """The order of the fused rows; none where they only follow each other, as up follows gate."""
+    """The order of the fused rows; None if they are simply concatenated, like gate and up."""
     orders = tuple(order for role in roles if (order := places(role, spec)) is not None)
     return Inverse(orders) if orders else None

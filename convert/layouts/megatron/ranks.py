@@ -1,4 +1,4 @@
-"""Megatron-LM's legacy `torch` format, one file a rank, seen as if torch_dist had saved it.
+"""Megatron-LM's legacy `torch` format, one file per rank, presented like a torch_dist checkpoint.
 
 Layout: Megatron-LM megatron/training/checkpointing.py, `get_checkpoint_name`: `mp_rank_TT[_PPP][_EEE]` of tensor,
 pipeline and expert rank, with `model_optim_rng.pt` inside. Each holds the layers of its pipeline stage, numbered from
@@ -52,7 +52,7 @@ class _Values:
 
 @dataclass(frozen=True)
 class _RankFile:
-    """What one rank saved: its settings, and the model's tensors by chunk of its stage and by key."""
+    """The file of one rank: its settings, and the model's tensors by chunk of its stage and by key."""
 
     arguments: Mapping[str, Any]
     chunks: Mapping[int, Mapping[str, _Values]]
@@ -68,12 +68,12 @@ def read_ranks(folder: Path) -> tuple[dict[str, ChunkedTensor], Mapping[str, Any
 
     Raises:
         SourceError: a rank is missing, or a file is truncated.
-        FormatError: a file is not what Megatron-LM writes, or reaches for something it should not.
+        FormatError: a file is not what Megatron-LM writes, or its pickle uses a name that is not allowed.
     """
     ranks = _open_ranks(folder)
     arguments = next(iter(ranks.values())).arguments
     tensor, pipeline, expert = (max(places) + 1 for places in zip(*ranks, strict=True))
-    # Experts may be cut into fewer parts than all else; then no rank has all combinations of its numbers beside it.
+    # Experts may be split into fewer parts than other tensors; then some combinations of rank numbers do not exist.
     expert_tensor = _size(arguments, "expert_tensor_parallel_size") or tensor
     dense = {rank[:2] for rank in ranks}
     experts = {(rank[0] % expert_tensor, *rank[1:]) for rank in ranks}
@@ -87,7 +87,7 @@ def read_ranks(folder: Path) -> tuple[dict[str, ChunkedTensor], Mapping[str, Any
     pieces: dict[str, dict[int, _Values]] = defaultdict(dict)
     for rank, saved in ranks.items():
         for key, values in _numbered(rank, saved, stages, expert):
-            # Ranks that hold the same part hold the same values.
+            # Ranks with the same part have the same values.
             pieces[key].setdefault(rank[0] % expert_tensor if _EXPERTS in key else rank[0], values)
     tensors = {key: _joined(key, [parts[place] for place in sorted(parts)]) for key, parts in pieces.items()}
     return tensors, arguments
@@ -98,7 +98,7 @@ def _open_ranks(folder: Path) -> dict[Rank, _RankFile]:
     for path in sorted(folder.glob(RANK_FOLDERS)):
         name = _FOLDER.fullmatch(path.name)
         if name is None:
-            raise FormatError(f"{path.name}: not named as a rank", "folders are named mp_rank_TT[_PPP][_EEE]")
+            raise FormatError(f"{path.name} is not the name of a rank", "name the folders mp_rank_TT[_PPP][_EEE]")
         saved = _read_rank(path)
         tensor, second, third = (int(number or 0) for number in name.groups())
         pipelined = _size(saved.arguments, "pipeline_model_parallel_size") > 1 or name[3] is not None
@@ -107,7 +107,7 @@ def _open_ranks(folder: Path) -> dict[Rank, _RankFile]:
 
 
 def _size(arguments: Mapping[str, Any], name: str) -> int:
-    """The size of a parallel group among the settings of a run; 0 where they do not say."""
+    """The size of a parallel group, from the settings of a run; 0 if unknown."""
     value = arguments.get(name)
     return value if isinstance(value, int) and value > 0 else 0
 
@@ -118,7 +118,7 @@ def _read_rank(folder: Path) -> _RankFile:
     source = f"{folder.name}/{path.name}"
     zipped = TorchZip(file, 0, file.size, source)
     if not isinstance(zipped.value, dict):
-        raise FormatError(f"{source}: holds no dict", "the file is not what Megatron-LM writes")
+        raise FormatError(f"{source} does not contain a dict", "the file is not what Megatron-LM writes")
     saved = zipped.value.get("args")
     arguments = saved.state if isinstance(saved, Record) and isinstance(saved.state, dict) else {}
     chunks: dict[int, dict[str, _Values]] = {}
@@ -142,14 +142,14 @@ def _read_rank(folder: Path) -> _RankFile:
             if value is not None and not key.endswith("_extra_state")
         }
     if not chunks:
-        raise FormatError(f"{source}: holds no model", "the file is not what Megatron-LM writes")
+        raise FormatError(f"{source} does not contain a model", "the file is not what Megatron-LM writes")
     return _RankFile(arguments, chunks)
 
 
 def _numbered(
     rank: Rank, saved: _RankFile, stages: Mapping[int, _RankFile], expert_ranks: int
 ) -> Iterator[tuple[str, _Values]]:
-    """The tensors of a rank, layers and experts under their numbers in the whole model.
+    """The tensors of a rank, with the numbers that layers and experts have in the whole model.
 
     Args:
         stages: a rank of each stage of the pipeline.
@@ -175,7 +175,7 @@ def _numbered(
 
 
 def _apart(stored: Mapping[str, _Values], expert_ranks: int) -> Iterator[tuple[str, _Values]]:
-    """The tensors of a rank; those of GroupedMLP, which have all of its experts, as one for each.
+    """The tensors of a rank; those of GroupedMLP, which contain all experts of the rank, are split by expert.
 
     Layout: megatron/core/transformer/moe/experts.py, `GroupedMLP`. One matrix after the other, with columns where the
     other modules have rows; the shapes [hidden, experts * 2 * ffn] and [experts * ffn, hidden] are names only.
@@ -189,7 +189,9 @@ def _apart(stored: Mapping[str, _Values], expert_ranks: int) -> Iterator[tuple[s
         count = router.tensor.shape[0] // expert_ranks if router is not None and router.tensor.shape else 0
         whole, by_columns = value.tensor, found[1] == "1"
         if len(whole.shape) != 2 or not count or whole.shape[by_columns] % count:
-            raise FormatError(f"{value.source}: not a matrix for each expert", "the files are not from one checkpoint")
+            raise FormatError(
+                f"{value.source} does not have one matrix per expert", "copy all files from the same checkpoint"
+            )
         hidden, width = whole.shape[not by_columns], whole.shape[by_columns] // count
         size = hidden * width * FLOAT_DTYPES[whole.dtype].itemsize
         shape = (width, hidden) if by_columns else (hidden, width)
@@ -200,7 +202,7 @@ def _apart(stored: Mapping[str, _Values], expert_ranks: int) -> Iterator[tuple[s
 
 
 def _expert(key: str) -> tuple[int, str] | None:
-    """The expert's number on its rank, and the linear layer; None for what belongs to no expert."""
+    """The number of the expert on its rank, and the linear layer; None for keys that do not belong to an expert."""
     if found := _LOCAL_EXPERT.search(key):
         return int(found[1]), found[2]
     if found := _GROUPED_EXPERT.search(key):
@@ -219,7 +221,7 @@ def _joined(key: str, parts: list[_Values]) -> ChunkedTensor:
     if axis is None or len(parts) == 1:
         return ChunkedTensor(key, first.dtype, first.shape, (Chunk((0,) * len(first.shape), first.shape, parts[0]),))
     shape = tuple(length * len(parts) if place == axis else length for place, length in enumerate(first.shape))
-    # Fused tensors that follow each other, as up follows gate, were shared out one by one.
+    # Concatenated tensors, such as gate and up, were split over the ranks one by one.
     step = first.shape[axis] // fused
     part_shape = tuple(step if place == axis else length for place, length in enumerate(first.shape))
     chunks = []
@@ -233,6 +235,6 @@ def _joined(key: str, parts: list[_Values]) -> ChunkedTensor:
 
 
 def _rows(part: _Values, number: int, count: int) -> _Values:
-    """One of several equal runs of a part's rows."""
+    """One of several equal ranges of a part's rows."""
     height = part.tensor.shape[0] // count
     return replace(part, tensor=part.tensor.rows(number * height, height))

@@ -1,4 +1,4 @@
-"""The Megatron-Core layout: a checkpoint opened as a model, whatever parallelism wrote it."""
+"""Read the Megatron-Core layout: open a checkpoint of any parallelism as one model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from mconv.convert.tokenizer import Vocabulary, read_vocabulary
 _TRAINING_STATE = re.compile(
     r"^(chained_\d+\.)?(optimizer|opt_param_scheduler|rng_state|rerun_state_machine_state|common_state)\b"
 )
-# What a run without a configuration is taken for.
+# The families to assume for a run without a configuration.
 _DENSE, _MIXTURE = "MistralForCausalLM", "MixtralForCausalLM"
 _BIAS = re.compile(r"\.(self_attention|mlp)\.linear_\w+\.bias")
 
@@ -51,13 +51,13 @@ def open_megatron(folder: Path, hf_config: Path | None = None) -> Checkpoint:
     Only its index, its settings and the configuration are read.
 
     Args:
-        folder: where the tracker file lies, or the folder of one iteration.
-        hf_config: a folder with config.json and the tokenizer, or a config.json beside its tokenizer; without it they
-            are looked for beside the weights.
+        folder: the folder that contains the tracker file, or the folder of one iteration.
+        hf_config: a folder with config.json and the tokenizer, or a config.json beside its tokenizer. Default: look for
+            them beside the weights.
 
     Raises:
-        SourceError: files are missing or truncated, or nothing says what the model is.
-        FormatError: a file breaks its format's rules, or a pickle reaches for something it should not.
+        SourceError: files are missing or truncated, or nothing describes the model.
+        FormatError: a file breaks the rules of its format, or a pickle uses a name that is not allowed.
         MappingError: the model is not supported, or weights and configuration contradict each other.
     """
     saved = read_saved(folder)
@@ -68,7 +68,7 @@ def megatron_checkpoint(saved: Saved, model: Description, *, card: bool) -> Chec
     """The checkpoint that a run saved, whose index and settings have been read; see `open_megatron`.
 
     Args:
-        card: whether the README.md beside the configuration is that of this checkpoint.
+        card: whether the README.md beside the configuration describes this checkpoint.
 
     Raises:
         MappingError: a tensor has no place in the family.
@@ -86,7 +86,7 @@ def megatron_checkpoint(saved: Saved, model: Description, *, card: bool) -> Chec
         return read_vocabulary(tokenizer, spec.vocab)
 
     sidecars = find_sidecars(source, tokenizer, card=card)
-    # The configuration may be a file of any name.
+    # The configuration file may have any name.
     sidecars |= {CONFIG: model.file} if model.file else {}
     settings = (folder / TRACKER, *(saved.iteration / name for name in (INDEX, COMMON, RUN_CONFIG)))
     weights = {chunk.blob.file.path for tensor in saved.tensors for chunk in tensor.chunks}
@@ -105,14 +105,14 @@ def megatron_checkpoint(saved: Saved, model: Description, *, card: bool) -> Chec
 
 @dataclass(frozen=True)
 class Saved:
-    """What a run saved, whatever it is a model of.
+    """The checkpoint that a run saved, before its model is identified.
 
     Attributes:
-        folder: as given; iteration: the one that holds the index.
-        legacy: whether a file a rank was written.
-        tensors: of the model, without the state of the run.
-        arguments: settings of the run.
-        notes: what a user should know.
+        folder: the path given by the user; iteration: the folder that contains the index.
+        legacy: whether there is one file per rank.
+        tensors: the tensors of the model, without the state of the run.
+        arguments: the settings of the run.
+        notes: information for the user.
     """
 
     folder: Path
@@ -142,13 +142,13 @@ def read_saved(folder: Path) -> Saved:
 
 @dataclass(frozen=True)
 class Description:
-    """What a checkpoint is a model of.
+    """The model in a checkpoint.
 
     Attributes:
-        family, spec: of the model.
-        config: config.json; its architecture alone, where the settings of the run say all else.
-        file: that file; None where there is none.
-        tokenizer: folder of the tokenizer.
+        family, spec: family and spec of the model.
+        config: the content of config.json; only the architecture if the settings of the run provide the rest.
+        file: the path of config.json; None if there is none.
+        tokenizer: the folder of the tokenizer.
     """
 
     family: Family
@@ -176,7 +176,7 @@ def read_description(saved: Saved, hf_config: Path | None = None) -> Description
     wanted += ["the tokenizer"] if tokenizer is None else []
     if wanted or tokenizer is None:
         raise SourceError(
-            f"{saved.folder}: the checkpoint does not say {', '.join(wanted)}",
+            f"{saved.folder}: the checkpoint does not contain {', '.join(wanted)}",
             "give --hf-config a folder with the config.json and the tokenizer of the model",
         )
     if file is None:
@@ -192,10 +192,10 @@ def read_description(saved: Saved, hf_config: Path | None = None) -> Description
 
 
 def model_tensors(saved: Saved, family: Family, spec: ModelSpec) -> tuple[list[ChunkedTensor], list[str]]:
-    """The tensors that a model of the family has use for, and notes of what was left out."""
+    """The tensors that belong to a model of the family, and notes about those left out."""
     stored, notes = list(saved.tensors), list(saved.notes)
     if saved.legacy and spec.tied:
-        # The last stage of a pipeline has the embedding once more, as its output matrix.
+        # The last pipeline stage has a second copy of the embedding, as its output matrix.
         stored = [tensor for tensor in stored if canonical_key(tensor.key) != key_of(Role.OUTPUT)]
     kept = [tensor for tensor in stored if dropped(family, tensor.key.removeprefix("model.")) is None]
     if len(kept) < len(stored):
@@ -204,41 +204,43 @@ def model_tensors(saved: Saved, family: Family, spec: ModelSpec) -> tuple[list[C
 
 
 def tokenizer_folder(folder: Path, hf_config: Path | None = None) -> Path | None:
-    """Where the tokenizer of a checkpoint lies, None where it has none.
+    """The folder of a checkpoint's tokenizer; None if there is none.
 
     Raises:
-        SourceError, FormatError: it is no Megatron checkpoint.
+        SourceError, FormatError: it is not a Megatron checkpoint.
     """
     places = (_folder_of(hf_config),) if hf_config else _beside(folder, _iteration(folder))
     return _first_with(VOCABULARY_FILES, places)
 
 
 def _beside(folder: Path, iteration: Path) -> tuple[Path, ...]:
-    """Where configuration and tokenizer may lie beside the weights."""
+    """The folders beside the weights that may contain configuration and tokenizer."""
     return (iteration, folder, iteration.parent, iteration / "hf", iteration / "tokenizer")
 
 
 def _iteration(folder: Path) -> Path:
-    """The folder that holds the index."""
+    """The folder that contains the index."""
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder", "give the folder of a Megatron checkpoint")
     found = folder
     if not (folder / INDEX).is_file() and (folder / TRACKER).is_file():
         word = read_text(folder / TRACKER).strip()
         if word != "release" and not re.fullmatch(r"\d{1,12}", word):
-            raise FormatError(f"{TRACKER}: {word[:40]!r} is no iteration", "it holds a number, or the word release")
+            raise FormatError(
+                f"{TRACKER}: {word[:40]!r} is not an iteration", "the file must contain a number, or the word release"
+            )
         found = folder / (word if word == "release" else f"iter_{int(word):07d}")
     if (found / INDEX).is_file() or any(found.glob(RANK_FOLDERS)):
         return found
     saved = next(iter(sorted(found.glob("iter_*"))), None)
     raise SourceError(
-        f"{found}: neither {INDEX}, nor {RANK_FOLDERS}, nor {TRACKER}",
-        f"give the folder of one iteration, as {saved}" if saved else "give the folder of a Megatron-Core checkpoint",
+        f"{found} contains neither {INDEX}, nor {RANK_FOLDERS}, nor {TRACKER}",
+        f"give the folder of one iteration, like {saved}" if saved else "give the folder of a Megatron-Core checkpoint",
     )
 
 
 def _without_state(tensors: Mapping[str, ChunkedTensor]) -> tuple[list[ChunkedTensor], list[str]]:
-    """The model's own tensors, and what was left out."""
+    """The tensors of the model, and a note about those left out."""
     kept, state = [], 0
     for key, tensor in tensors.items():
         if _TRAINING_STATE.match(key):
@@ -257,7 +259,7 @@ def _first_with(patterns: tuple[str, ...], folders: tuple[Path, ...]) -> Path | 
 
 
 def _configuration(hf_config: Path | None, beside: tuple[Path, ...]) -> Path | None:
-    """The file that describes the model; None where there is none."""
+    """The file that describes the model; None if there is none."""
     if hf_config is not None:
         return hf_config if hf_config.is_file() else hf_config / CONFIG
     place = _first_with((CONFIG,), beside)
@@ -265,13 +267,13 @@ def _configuration(hf_config: Path | None, beside: tuple[Path, ...]) -> Path | N
 
 
 def _biases(stored: Iterable[ChunkedTensor]) -> dict[Field, bool]:
-    """Which halves of a layer have biases, which no setting of a run tells apart."""
+    """Which halves of a layer have biases; the settings of a run do not distinguish them."""
     halves = {match[1] for tensor in stored if (match := _BIAS.search(tensor.key))}
     return {ATTENTION_BIAS: "self_attention" in halves, MLP_BIAS: "mlp" in halves}
 
 
 def _stored_vocabulary(stored: Iterable[ChunkedTensor]) -> int | None:
-    """Rows of the embedding, padding included."""
+    """Rows of the embedding, including padding."""
     return next((tensor.shape[0] for tensor in stored if _is_embedding(tensor)), None)
 
 

@@ -1,9 +1,9 @@
-"""Writing a torch_dist checkpoint that Megatron-Core loads at any parallelism, in bounded memory.
+"""Write a torch_dist checkpoint that Megatron-Core loads at any parallelism, in bounded memory.
 
 Layout: Megatron-LM megatron/training/checkpointing.py (tracker file, folder of the iteration, common.pt) over
-torch.distributed.checkpoint (see torch_dist.py). Layers and experts are stacked, the vocabulary has no padding: a
-checkpoint so written says nothing of ranks. Up to Megatron-Core 0.18 the common state must be in common.pt, and later
-ones still read it there.
+torch.distributed.checkpoint (see torch_dist.py). Layers and experts are stacked and the vocabulary has no padding, so
+the checkpoint does not depend on ranks. Up to Megatron-Core 0.18 the common state must be in common.pt, and later
+versions still read it there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mconv.convert.tensors.nodes import FLOAT_DTYPES, row_length
 from mconv.convert.tensors.rows import Target
 
 RELEASE = "release"
-"""What the tracker says of a checkpoint that no training step made."""
+"""The content of the tracker file for a checkpoint that does not come from a training step."""
 
 # A rank that loads a part of a tensor reads the whole of each chunk that it touches.
 _CHUNK_BYTES = 64 << 20
@@ -47,7 +47,7 @@ _FORMAT = {
 
 
 def plan_megatron(checkpoint: Checkpoint, wanted: BlockType | None) -> FolderPlan:
-    """Decide every file of a checkpoint's Megatron-Core form.
+    """Plan every file of a checkpoint in Megatron-Core's format.
 
     Args:
         checkpoint: the source.
@@ -62,7 +62,7 @@ def plan_megatron(checkpoint: Checkpoint, wanted: BlockType | None) -> FolderPla
     kind = wanted or main_type(tensors)
     stacked = megatron_tensors(family_named(spec.family), spec, tensors)
     if spec.experts:
-        # Transformer Engine's layers and the local ones disagree on this norm's key; each ignores the other's.
+        # Transformer Engine's layers and the local ones use different keys for this norm; each ignores the other's.
         names = ((separate_norm_key(tensor.key), tensor) for tensor in stacked)
         stacked += [MegatronTensor(name, tensor.leading, tensor.parts) for name, tensor in names if name]
     plan, index = _lay_out(stacked)
@@ -70,7 +70,7 @@ def plan_megatron(checkpoint: Checkpoint, wanted: BlockType | None) -> FolderPla
         **sidecar_files(checkpoint, kind),
         f"{RELEASE}/common.pt": encode_torch_object(_common(spec, kind)),
         f"{RELEASE}/{INDEX}": index,
-        # Megatron-Core takes a folder without this file for one that was never finished.
+        # Megatron-Core treats a folder without this file as incomplete.
         f"{RELEASE}/metadata.json": json.dumps(_FORMAT).encode(),
         TRACKER: RELEASE.encode(),
     }
@@ -87,8 +87,8 @@ def _common(spec: ModelSpec, kind: BlockType) -> dict[str, Any]:
 
 
 def _lay_out(tensors: Sequence[MegatronTensor]) -> tuple[Plan, bytes]:
-    """The plan of the one file of weights, a torch.save zip for each chunk, and the index that says where each is."""
-    # Every module's further state is nothing, so that one object, at the start of the file, serves them all.
+    """The plan of the single weight file, with a torch.save zip for each chunk, and the index of the chunks."""
+    # The extra state of every module is empty, so one object at the start of the file serves all of them.
     nothing = encode_torch_object([None])
     index = IndexWriter(_DATA)
     for key in _extra_states(tensors):
@@ -107,7 +107,7 @@ def _lay_out(tensors: Sequence[MegatronTensor]) -> tuple[Plan, bytes]:
 
 
 def _chunks(tensor: MegatronTensor) -> Iterator[tuple[Target, tuple[int, ...], tuple[int, ...]]]:
-    """The chunks of a stack, each with its offsets and its lengths along all axes of the stack."""
+    """The chunks of a stack, each with its offsets and lengths along all axes of the stack."""
     for part, place in zip(tensor.parts, np.ndindex(*tensor.leading), strict=True):
         for start, stop in _row_ranges(part):
             inner = (stop - start, *part.shape[1:])
@@ -123,9 +123,9 @@ def _row_ranges(part: Target) -> Iterator[tuple[int, int]]:
 
 
 def _extra_states(tensors: Sequence[MegatronTensor]) -> Iterator[str]:
-    """Keys of the states that linear layers keep besides their weights: nothing, unless trained in 8 bits.
+    """Keys of the extra states of linear layers, which are empty unless the model was trained in 8 bits.
 
-    Megatron-Core asks for them by default, and Transformer Engine's attention has one as well.
+    Megatron-Core requires them by default, and Transformer Engine's attention has one as well.
     """
     layers = next(tensor.leading for tensor in tensors if tensor.leading)[:1]
     modules = [("decoder.layers.self_attention.core_attention", layers)]

@@ -134,7 +134,7 @@ def test_what_is_refused_before_anything_is_written(output: FolderOutput, tmp_pa
     def with_path(path: Path) -> FolderOutput:
         return FolderOutput(output.plan, path, output.replaces, output.refuses)
 
-    with pytest.raises(UsageError, match="holds what is read"):
+    with pytest.raises(UsageError, match="contains input files"):
         check_folder(with_path(tmp_path / "read"), [tmp_path / "read" / "source"], overwrite=True)
     with pytest.raises(DiskError, match="no such folder"):
         check_folder(with_path(tmp_path / "a" / "b"), [], overwrite=False)

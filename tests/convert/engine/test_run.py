@@ -282,7 +282,7 @@ def test_a_file_that_takes_the_place_of_the_partial_one_is_not_renamed(targets: 
         (out / "F16.bin.partial").unlink()
         (out / "F16.bin.partial").write_bytes(b"abc")
 
-    with pytest.raises(DiskError, match="something took its place"):
+    with pytest.raises(DiskError, match="another process replaced it"):
         run(plans.outputs(out, targets, "F16"), executor=Stopping(5, replace))
     # It is not ours to remove either.
     assert contents(out)["F16.bin.partial"] == b"abc"
@@ -292,7 +292,7 @@ def test_a_file_that_takes_the_place_of_the_partial_one_is_not_renamed(targets: 
 def test_a_file_that_was_made_meanwhile_is_not_replaced(targets: list[Target], out: Path) -> None:
     outputs = plans.outputs(out, targets, "F16")
     check_outputs(outputs, [], overwrite=False)
-    with pytest.raises(DiskError, match="made by something else during the run"):
+    with pytest.raises(DiskError, match="created by another process during the run"):
         run(outputs, executor=Stopping(5, lambda: (out / "F16.bin").write_text("mine")))
     assert contents(out) == {"F16.bin": b"mine"}
     assert run(outputs, overwrite=True).done > 0

@@ -231,7 +231,7 @@ def test_silence_means_the_same_in_every_layout() -> None:
 
 
 def test_errors_speak_the_words_of_the_file() -> None:
-    """Eight heads cannot be shared by three."""
+    """Eight heads cannot be divided among three."""
     config = {**config_of(MISTRAL), "num_key_value_heads": 3}
     file = gguf_of(MISTRAL)
     damaged = GgufFile({**file.metadata, "llama.attention.head_count_kv": uint32(3)}, file.tensors, 32)
@@ -249,7 +249,7 @@ def test_errors_speak_the_words_of_the_file() -> None:
         "heads must be a multiple of kv_heads": lambda: replace(MISTRAL, kv_heads=3),
     }
     for hint, make in hints.items():
-        with pytest.raises(MappingError, match="8 attention heads cannot be shared by 3 key-value heads") as caught:
+        with pytest.raises(MappingError, match="8 attention heads cannot be divided among 3 key-value heads") as caught:
             make()
         assert caught.value.hint == hint
         again = pickle.loads(pickle.dumps(caught.value))
@@ -269,7 +269,7 @@ def test_a_run_of_another_model_is_told_from_its_configuration() -> None:
     # The context and the window of a run may be shorter than the model's.
     check_configuration(known, replace(MISTRAL, context=2048, vocab=96, sliding_window=None))
     for changed in (replace(MISTRAL, layers=4), replace(MISTRAL, rope=Rope(1e6)), replace(MISTRAL, tied=True)):
-        with pytest.raises(MappingError, match="but the run was made with"):
+        with pytest.raises(MappingError, match="but the run used"):
             check_configuration(known, changed)
 
 

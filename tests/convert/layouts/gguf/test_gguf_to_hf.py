@@ -403,7 +403,7 @@ def test_a_folder_that_holds_the_source_is_refused(
     file = there(models("mistral")).rename(folder / "config.json")
     before = file.read_bytes()
     refused = command(cli, "gguf-to-hf", file, folder, "--overwrite")
-    assert (refused.code, "holds what is read" in refused.err) == (2, True)
+    assert (refused.code, "contains input files" in refused.err) == (2, True)
     assert [path.name for path in folder.iterdir()] == ["config.json"]
     assert file.read_bytes() == before
 
@@ -428,11 +428,11 @@ def rewrite(file: Path, out: Path, keys: Mapping[str, Value | None]) -> Path:
         ({"llama.block_count": None}, "llama.block_count is missing"),
         ({"llama.block_count": string("two")}, "llama.block_count is 'two'"),
         ({"llama.block_count": uint32(5)}, "tensor blk.1.attn_norm.weight is missing"),
-        ({"llama.attention.head_count": uint32(0)}, "a model without heads"),
+        ({"llama.attention.head_count": uint32(0)}, "the number of heads or the hidden size is zero"),
         ({"llama.attention.head_count": uint32(4)}, "has shape [512, 256], but the file's metadata makes it"),
         ({"llama.feed_forward_length": uint32(17)}, "has shape [512, 256], but the file's metadata makes it"),
         ({"llama.rope.scaling.type": string("longrope")}, "rope scaling 'longrope' is not supported"),
-        ({"llama.rope.dimension_count": uint32(32)}, "rope.dimension_count is 32, the heads have 64"),
+        ({"llama.rope.dimension_count": uint32(32)}, "rope.dimension_count is 32, but the heads have 64"),
         ({"tokenizer.ggml.model": string("bert")}, "unknown tokenizer model 'bert'"),
         ({"tokenizer.ggml.tokens": None}, "0 tokens"),
         ({"tokenizer.ggml.bos_token_id": uint32(99999)}, "bos token id 99999 is outside the vocabulary"),

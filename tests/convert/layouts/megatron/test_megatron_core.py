@@ -141,7 +141,7 @@ def test_a_folder_that_holds_the_source_is_refused(
     source = shutil.copytree(dense, megatron / "hf") if name == "hf-to-megatron" else megatron
     before = sorted(tmp_path.rglob("*"))
     result = command(cli, name, source, megatron, "--overwrite")
-    assert (result.code, "holds what is read" in result.err) == (2, True)
+    assert (result.code, "contains input files" in result.err) == (2, True)
     assert sorted(tmp_path.rglob("*")) == before
 
 

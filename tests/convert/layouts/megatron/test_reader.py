@@ -473,7 +473,7 @@ class Displaced:
     ("change", "error", "word"),
     [
         (lambda saved: saved.update(model={"language_model": {}}), FormatError, "before Megatron-Core"),
-        (lambda saved: saved.pop("model"), FormatError, "holds no model"),
+        (lambda saved: saved.pop("model"), FormatError, "does not contain a model"),
         (lambda saved: saved["model"].popitem(), MappingError, "missing"),
         (lambda saved: saved.update(rng=os.getpid), FormatError, "the pickle uses posix.getpid"),
         (lambda saved: saved["model"].update({5: torch.zeros(1)}), FormatError, "before Megatron-Core"),
