@@ -1,1 +1,1 @@
-"""mquant: what type each tensor gets, and turning rows of weights into blocks."""
+"""mquant: assign a type to each tensor, and encode rows of weights as blocks."""

@@ -1,9 +1,9 @@
-"""The type of every tensor of a file: options first, then the mixture, then what the shape allows.
+"""Assign a type to every tensor of a file: from options first, then the mixture, then limited by the shape.
 
-The order of these, and the fallbacks, are those of llama-quantize (llama.cpp src/llama-quant.cpp
+The order of these rules, and the fallbacks, are those of llama-quantize (llama.cpp src/llama-quant.cpp
 `llama_tensor_get_type`, `tensor_allows_quantization`, `tensor_type_fallback`, `tensor_requires_imatrix`). One thing
-differs on purpose: there, a tensor with an override is not counted as one of its kind, so that the extra bits of all
-later layers move. Here it counts, and an override changes the tensors that it names and no other.
+differs on purpose: llama-quantize does not count a tensor with an override among those of its kind, so the extra bits
+of all later layers move. Here it is counted, and an override changes only the tensors that it names.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """A tensor as the unquantized GGUF file has it.
+    """A tensor of the unquantized GGUF file.
 
     Attributes:
-        name, shape, type: as there; the slowest axis comes first.
-        role: what it does in the model; None where nobody knows.
+        name, shape, type: as in the file; the slowest axis comes first.
+        role: its role in the model; None if unknown.
     """
 
     name: str
@@ -48,7 +48,7 @@ class SourceTensor:
 
     @property
     def dimensions(self) -> int:
-        """Number of axes as ggml counts them: slowest axes of length one do not count."""
+        """Number of axes as ggml counts them, without leading axes of length one."""
         shape = self.shape
         while len(shape) > 1 and shape[0] == 1:
             shape = shape[1:]
@@ -57,13 +57,13 @@ class SourceTensor:
 
 @dataclass(frozen=True)
 class TypeOptions:
-    """What a person asks for beside the file type.
+    """The user's options in addition to the file type.
 
     Attributes:
-        overrides: types by name; the first that matches counts. A float file type has no use for them.
-        output_tensor_type: type of the output matrix, or of the token embedding that stands in for it.
+        overrides: types by name; the first match is used. Ignored for a float file type.
+        output_tensor_type: type of the output matrix, or of the token embedding if it is also the output matrix.
         token_embedding_type: type of the token embedding.
-        pure: give every tensor the file type's default.
+        pure: give every tensor the default type of the file type.
     """
 
     overrides: tuple[Override, ...] = ()
@@ -87,10 +87,10 @@ class Assignment:
 
     Attributes:
         tensor: the tensor.
-        type: the type it gets.
-        wanted: the type it would get if its rows were whole blocks of it.
+        type: its type in the file.
+        wanted: the type that it would have if its rows were whole blocks of that type.
         reason: where `wanted` comes from.
-        requires_importance: without its importance values the tensor must not be quantized so.
+        requires_importance: whether the tensor must not be quantized to this type without importance values.
     """
 
     tensor: SourceTensor
@@ -101,12 +101,12 @@ class Assignment:
 
     @property
     def is_fallback(self) -> bool:
-        """Whether the shape forced another type than the wanted one."""
+        """Whether the shape requires another type than the wanted one."""
         return self.type is not self.wanted
 
     @property
     def is_copy(self) -> bool:
-        """Whether the tensor has the type already."""
+        """Whether the tensor already has the type."""
         return self.type is self.tensor.type
 
 
@@ -117,11 +117,11 @@ def assign_types(
     options: TypeOptions | None = None,
     has_imatrix: bool = False,
 ) -> dict[str, Assignment]:
-    """The type of every tensor, by name, in the order in which llama-quantize goes through them.
+    """The type of every tensor, by name, in the order of llama-quantize.
 
     Raises:
         UsageError: an override matches no tensor that can be quantized.
-        QuantizationError: a type that was asked for by name does not fit a tensor's rows, or no type does.
+        QuantizationError: an explicitly chosen type does not fit the rows of a tensor, or no type does.
     """
     options = options or TypeOptions()
     by_name = {tensor.name: tensor for tensor in tensors}
@@ -132,19 +132,19 @@ def assign_types(
 
 
 def quantize_order(names: Iterable[str]) -> list[str]:
-    """Names by layer, then by name; those outside the layers come first (src/llama-model-loader.h)."""
+    """Names sorted by layer, then by name; those outside the layers come first (src/llama-model-loader.h)."""
     return sorted(names, key=lambda name: (-1 if (layer := layer_of(name)) is None else layer, name))
 
 
 def can_quantize(tensor: SourceTensor) -> bool:
-    """Whether a tensor takes part in quantization at all; vectors, norms and routers keep their type."""
+    """Whether a tensor can be quantized; vectors, norms and routers keep their type."""
     return tensor.dimensions > 1 and not keeps_type(tensor.name, tensor.role)
 
 
 def _sites(
     tensors: Sequence[SourceTensor], model: ModelFacts, file_type: FileType, has_imatrix: bool
 ) -> dict[str, Site]:
-    """Where each tensor that can be quantized stands, in llama-quantize's order."""
+    """The site of each tensor that can be quantized, in llama-quantize's order."""
     roles = {tensor.name: category_of(tensor.name, tensor.role) for tensor in tensors}
     is_tied = Role.OUTPUT not in roles.values()
     v_count = sum(role is Role.ATTENTION_V for role in roles.values())
@@ -153,7 +153,7 @@ def _sites(
     sites = {}
     for name in quantize_order(by_name):
         tensor, role = by_name[name], roles[name]
-        # Tensors of experts may be several to a layer: only their names say which layer it is.
+        # A layer may have several tensors of experts: only their names contain the layer.
         by_layer = model.experts > 1 and role is not Role.ATTENTION_V and file_type not in VERY_LOW_BITS
         layer = layer_of(name) if by_layer else None
         sites[name] = Site(
@@ -177,7 +177,7 @@ def _assign(tensor: SourceTensor, site: Site | None, file_type: FileType, option
     if not chosen.fits(tensor.row_weights):
         raise QuantizationError(
             f"{tensor.name} cannot be {chosen.name}: its rows of {tensor.row_weights} weights "
-            f"are not whole blocks of {chosen.block_weights}",
+            f"cannot be divided into blocks of {chosen.block_weights}",
             "choose a type with smaller blocks for it",
         )
     requires = chosen is not tensor.type and _requires_importance(tensor.role, chosen, file_type)
@@ -197,7 +197,7 @@ def _wanted(tensor: SourceTensor, site: Site, file_type: FileType, options: Type
     if options.pure:
         return file_type.default, Reason.MIXTURE
     if site.role is Role.OUTPUT and options.output_tensor_type is not None:
-        # A tied embedding, unlike a matrix of its own, still falls back where its rows are not whole blocks.
+        # Unlike a separate output matrix, a tied embedding still falls back if its rows are not whole blocks.
         return options.output_tensor_type, Reason.MIXTURE
     return mixture_type(file_type, site), Reason.MIXTURE
 
@@ -220,14 +220,14 @@ _FALLBACKS = {
     BlockType.Q5_K: BlockType.Q5_1,
     BlockType.Q6_K: BlockType.Q8_0,
 }
-"""The type of smaller blocks that stands in where a row is not whole blocks."""
+"""The fallback of each type, with smaller blocks, for rows that are not whole blocks."""
 
 
 def _fallback(tensor: SourceTensor, wanted: BlockType) -> BlockType:
     if wanted.fits(tensor.row_weights):
         return wanted
     if wanted not in _FALLBACKS and wanted.block_weights > 32:
-        return wanted  # has no stand-in: an error for the caller to raise
+        return wanted  # has no fallback: the caller raises an error
     stand_in = _FALLBACKS.get(wanted, wanted)
     return stand_in if stand_in.fits(tensor.row_weights) else BlockType.F16
 
@@ -249,15 +249,14 @@ def _requires_importance(role: Role | None, chosen: BlockType, file_type: FileTy
 
 
 def check_importance(assignments: Iterable[Assignment], matrix: ImportanceMatrix | None) -> list[str]:
-    """Hold an importance matrix against the tensors that are about to be quantized.
+    """Check an importance matrix against the tensors to quantize.
 
     Returns:
-        Names of the tensors whose bytes would profit from importance values and that have none in the matrix; empty
-        without a matrix.
+        Names of the tensors that could use importance values but have none in the matrix; empty without a matrix.
 
     Raises:
-        QuantizationError: a tensor must not be quantized without importance values and has none, or those it has are
-            for a tensor of another size.
+        QuantizationError: a tensor that requires importance values has none, or its values are for a tensor of another
+            size.
     """
     missing = []
     for assignment in assignments:
@@ -266,9 +265,9 @@ def check_importance(assignments: Iterable[Assignment], matrix: ImportanceMatrix
             continue
         if assignment.requires_importance:
             hint = (
-                f"{matrix.file_name} has none for it: use another"
+                f"{matrix.file_name} has no values for this tensor: use another importance matrix"
                 if matrix
-                else "give them: --imatrix, or imatrix in a recipe"
+                else "give an importance matrix: --imatrix, or imatrix in a recipe"
             )
             raise QuantizationError(f"{tensor.name} is useless as {block_type.name} without importance values", hint)
         if matrix and block_type.uses_importance:

@@ -1,7 +1,7 @@
-"""Which rule of a mixture a tensor follows: by its role, or for tensors that no family here has by its GGUF name.
+"""Which rule of a mixture a tensor follows: by its role, or by its GGUF name if it has no known role.
 
-A GGUF file may hold any tensors, and llama-quantize goes by parts of their names (llama.cpp src/llama-quant.cpp
-`tensor_get_category`, `tensor_allows_quantization`). For the roles that are known the two say the same.
+A GGUF file may contain any tensors, and llama-quantize uses parts of their names (llama.cpp src/llama-quant.cpp
+`tensor_get_category`, `tensor_allows_quantization`). For known roles, both methods give the same result.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from mconv.convert.model.roles import Role
 
 _PARTS = (
-    ("attn_qkv.weight", Role.ATTENTION_V),  # fused: as precious as the V in it
+    ("attn_qkv.weight", Role.ATTENTION_V),  # fused: as sensitive as the V in it
     ("attn_v.weight", Role.ATTENTION_V),
     ("attn_k.weight", Role.ATTENTION_K),
     ("attn_q.weight", Role.ATTENTION_Q),
@@ -20,15 +20,15 @@ _PARTS = (
 )
 
 _KEPT_PARTS = ("_norm.weight", "ffn_gate_inp.weight", ".position_embd", ".patch_embd", ".patch_merger")
-"""Of the names of matrices that keep their type: small, and the model hangs on them."""
+"""Parts of the names of matrices that keep their type, since they are small and sensitive."""
 
 
 def category_of(name: str, role: Role | None) -> Role | None:
-    """The role whose rule a tensor follows; None where there is a rule for none like it.
+    """The role whose rule a tensor follows; None if no rule applies.
 
     Args:
-        name: in a GGUF file.
-        role: what the tensor does, where that is known.
+        name: its name in a GGUF file.
+        role: its role, if known.
     """
     if role is not None:
         return role.dense
@@ -36,7 +36,7 @@ def category_of(name: str, role: Role | None) -> Role | None:
 
 
 def keeps_type(name: str, role: Role | None) -> bool:
-    """Whether a tensor takes no part in quantization, whatever its shape; for the arguments see `category_of`."""
+    """Whether a tensor of any shape keeps its type; for the arguments see `category_of`."""
     if role is not None:
         return role.keeps_float32
     return not name.endswith("weight") or any(part in name for part in _KEPT_PARTS)

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 @click.option(
     "--type", "types", multiple=True, required=True, metavar="T", help="File type, such as Q4_K_M; repeatable."
 )
-@click.option("--output-dir", type=path_type, metavar="DIR", help="Folder of the files.  [default: .]")
-@click.option("--output", type=path_type, metavar="FILE", help="Name of the file, for a single type.")
+@click.option("--output-dir", type=path_type, metavar="DIR", help="Folder for the files.  [default: .]")
+@click.option("--output", type=path_type, metavar="FILE", help="Path of the file, for a single type.")
 @click.option("--imatrix", type=path_type, metavar="FILE", help="Importance matrix (GGUF or .dat).")
 @click.option(
     "--tensor-type",
@@ -72,9 +72,9 @@ def cli(
     overwrite: bool,
     keep_partial: bool,
 ) -> None:
-    """Quantize SRC, a Hugging Face folder, a Megatron checkpoint or a GGUF file, to any number of types in one read.
+    """Quantize SRC, a Hugging Face folder, a Megatron checkpoint or a GGUF file, to one or more types in one read.
 
-    Each file is named STEM-TYPE.gguf, and its tensors are byte for byte those that llama-quantize writes.
+    Each file is named STEM-TYPE.gguf, and its tensors are identical to those of llama-quantize, byte for byte.
 
     \b
     Examples:
@@ -149,7 +149,7 @@ def _report(plans: Sequence[QuantizationPlan], outputs: Sequence[Output], *, as_
 
 
 def _print_tensors(plans: Sequence[QuantizationPlan]) -> None:
-    """One row a tensor, one column a type."""
+    """Print one row per tensor, one column per type."""
     described = [{row["name"]: row for row in plan.plan.describe_tensors()} for plan in plans]
     emit_table(
         ["tensor", "shape", *(plan.file_type.name for plan in plans)],

@@ -1,4 +1,4 @@
-"""The block types of ggml as encodings: one plane each, byte for byte what llama-quantize writes."""
+"""The block types of ggml as encodings: one plane each, byte for byte the same as llama-quantize."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _LARGEST_BELOW_FLOAT16 = 0x477F
 
 @dataclass(frozen=True)
 class BlockEncoding:
-    """Blocks of a quantized type, through our own kernel where there is one, else through ggml: the same bytes."""
+    """Blocks of a quantized type, encoded by this package's kernel if there is one, else by ggml: the same bytes."""
 
     kind: BlockType
 
     @property
     def name(self) -> str:
-        """As `BlockType` has it."""
+        """The name of the `BlockType`."""
         return self.kind.name
 
     def plane_row_bytes(self, row_weights: int) -> tuple[int, ...]:
@@ -32,10 +32,10 @@ class BlockEncoding:
         return (self.kind.row_bytes(row_weights),)
 
     def encode(self, block: RowBlock, importance: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
-        """See `convert.tensors.encodings.Encoding`. Blocks of this very type pass through untouched.
+        """See `convert.tensors.encodings.Encoding`. Blocks that already have this type are copied unchanged.
 
         Raises:
-            QuantizationError: the scale of a block overflowed, or ggml lacks the type.
+            QuantizationError: the scale of a block overflowed, or ggml does not have the type.
         """
         if block.dtype == self.name:
             return (block.stored.view(np.uint8),)
@@ -51,20 +51,20 @@ class BlockEncoding:
         return (blocks,)
 
     def decode(self, planes: Sequence[np.ndarray], row_weights: int) -> np.ndarray:
-        """As llama-quantize decodes them before it quantizes a second time, float32 (n, row_weights)."""
+        """Decode blocks like llama-quantize before it quantizes again, float32 (n, row_weights)."""
         values = np.empty((len(planes[0]), row_weights), np.float32)
         ggml.dequantize_rows(self.kind, planes[0], values)
         return values
 
     def _check_scales(self, block: RowBlock, blocks: np.ndarray) -> None:
-        """Refuse blocks that lost their weights to an overflow: a scale of infinity, or IQ4_XS's plausible nonsense."""
+        """Reject blocks damaged by an overflow: an infinite scale, or plausible but wrong values in IQ4_XS."""
         values = widen(block.floats)
         decoded = self.decode((blocks,), values.shape[1])
         columns = np.abs(values).argmax(axis=1)
         largest = np.take_along_axis(values, columns[:, None], axis=1)[:, 0].astype(np.float64)
         with np.errstate(invalid="ignore"):
             errors = np.abs(np.take_along_axis(decoded, columns[:, None], axis=1)[:, 0] - largest)
-        # Even two bits bring the largest weight of a row back to within a factor of two; NaN compares false.
+        # Even with two bits, the largest weight of a row is decoded within a factor of two; NaN compares false.
         lost = np.flatnonzero(~(errors <= np.abs(largest) / 2))
         if lost.size:
             raise QuantizationError(

@@ -1,7 +1,7 @@
-"""Blocks through ggml: the library inside llama-cpp-python encodes and decodes rows.
+"""Encode and decode blocks with ggml, the library inside llama-cpp-python.
 
-Its functions keep no state but tables that it builds under its own lock, and ctypes lets go of Python's lock during a
-call, so that any number of threads may work at once. The signatures are those of ggml/include/ggml.h and
+Its functions keep no state except tables that it builds under its own lock, and ctypes releases the GIL during a call,
+so any number of threads can call it at once. The signatures are those of ggml/include/ggml.h and
 ggml/src/ggml-quants.h.
 """
 
@@ -28,24 +28,24 @@ _GRID_TYPES = frozenset(
     }
 )  # fmt: skip
 _GRID_LIMIT = 1e8
-"""Beyond it the scales of these types overflow, and a little further ggml ends the whole process."""
+"""For larger values the scales of these types overflow; for slightly larger ones ggml ends the whole process."""
 
 
 def quantize_rows(block_type: BlockType, rows: np.ndarray, weights: np.ndarray | None, out: np.ndarray) -> None:
-    """Encode rows, as llama-quantize does (ggml/src/ggml.c `ggml_quantize_chunk`).
+    """Encode rows like llama-quantize (ggml/src/ggml.c `ggml_quantize_chunk`).
 
-    Float types round to nearest even. A large value may overflow the float16 of F16 or of a block's scale, which
-    is for the caller to find.
+    Float types round to nearest even. A large value may overflow F16, or the float16 scale of a block; the caller must
+    check for that.
 
     Args:
-        block_type: the type to encode to.
-        rows: float32 (n, k), finite, C-contiguous; k is whole blocks.
-        weights: float32 (k,), the importance of each column, none negative; or None.
-        out: uint8 (n, row bytes), C-contiguous; filled.
+        block_type: the target type.
+        rows: float32 (n, k), finite, C-contiguous; k is a multiple of the block size.
+        weights: float32 (k,), the importance of each column, not negative; or None.
+        out: uint8 (n, row bytes), C-contiguous; filled by this call.
 
     Raises:
-        QuantizationError: the type needs weights and there are none, a value is beyond what the type can hold, or the
-            library is missing or lacks the type.
+        QuantizationError: the type requires weights and there are none, a value is outside the range of the type, or
+            the library is missing or does not have the type.
     """
     library = _library_with(block_type)
     count, length = rows.shape
@@ -62,17 +62,17 @@ def quantize_rows(block_type: BlockType, rows: np.ndarray, weights: np.ndarray |
 
 
 def dequantize_rows(block_type: BlockType, blocks: np.ndarray, out: np.ndarray) -> None:
-    """Decode rows, as llama-quantize does before it quantizes a second time.
+    """Decode rows like llama-quantize before it quantizes again.
 
-    Where llama-cpp-python is not installed, gguf's Python package does it: the same values, ten to thirty times slower.
+    If llama-cpp-python is not installed, gguf's Python package is used: the same values, ten to thirty times slower.
 
     Args:
         block_type: the type of the blocks.
         blocks: uint8 (n, row bytes), C-contiguous.
-        out: float32 (n, k), C-contiguous; filled.
+        out: float32 (n, k), C-contiguous; filled by this call.
 
     Raises:
-        QuantizationError: the library lacks the type, or there is neither.
+        QuantizationError: the library does not have the type, or neither package can decode it.
     """
     if not _is_installed():
         out[:] = encodings.decode(block_type, blocks)
@@ -95,7 +95,7 @@ def version() -> str:
 
 
 def _address(array: np.ndarray, dtype: type[np.generic], shape: tuple[int, ...]) -> int:
-    # The library sees only a pointer: a wrong array would be read or written past its end.
+    # The library gets only a pointer: it would read or write past the end of a wrong array.
     if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
         raise TypeError(f"expected C-contiguous {np.dtype(dtype)} {shape}, not {array.dtype} {array.shape}")
     return array.ctypes.data
@@ -150,7 +150,7 @@ def _library() -> ctypes.CDLL:
 
 
 def _library_path() -> Path:
-    # The package itself is not imported: that would load all of llama.cpp.
+    # Importing the package itself would load all of llama.cpp.
     spec = find_spec("llama_cpp")
     if spec is None or not spec.submodule_search_locations:
         raise QuantizationError("llama-cpp-python is not installed", _INSTALL_HINT)

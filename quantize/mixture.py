@@ -1,4 +1,4 @@
-"""The mixtures: which tensor of a Q4_K_M file, or any other, gets more or fewer bits than the rest.
+"""The mixtures: which tensors of a file type, such as Q4_K_M, get more or fewer bits than the rest.
 
 Each file type is one row of a table: role of a tensor to rule. The rules are those of llama-quantize at commit
 0c1e57098 (llama.cpp src/llama-quant.cpp `llama_tensor_get_type_impl`), for the architectures `llama` and `mistral3`.
@@ -16,12 +16,12 @@ from mconv.quantize.filetypes import FileType
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The hyperparameters that a mixture looks at.
+    """The hyperparameters that a mixture depends on.
 
     Attributes:
         architecture: `general.architecture` of the GGUF file.
         layers: number of layers.
-        heads, kv_heads: attention heads of the first layer; kv_heads is 0 where it has no attention.
+        heads, kv_heads: attention heads of the first layer; kv_heads is 0 if it has no attention.
         experts: 0 for a dense model.
     """
 
@@ -38,20 +38,20 @@ class ModelFacts:
 
     @property
     def is_llama_70b(self) -> bool:
-        """Whether llama.cpp takes it for a 70B model (llama.cpp src/models/llama.cpp)."""
+        """Whether llama.cpp treats it as a 70B model (llama.cpp src/models/llama.cpp)."""
         return self.architecture == "llama" and self.layers == 80 and self.heads != self.kv_heads
 
 
 @dataclass(frozen=True)
 class Site:
-    """A tensor as a rule sees it.
+    """The properties of a tensor that a rule depends on.
 
     Attributes:
-        role: the role whose rule the tensor follows; None where there is none.
+        role: the role whose rule the tensor follows; None if there is none.
         row_weights: length of a row.
         stacked: whether experts are stacked along a third axis.
         index, count: the tensor is number `index` of `count` that follow the rule.
-        model: the model's facts.
+        model: the hyperparameters of the model.
         has_imatrix: whether there is an importance matrix.
     """
 
@@ -65,7 +65,7 @@ class Site:
 
 
 Rule = Callable[[Site], "BlockType | None"]
-"""The type that a rule gives to a tensor; None leaves it the file type's default."""
+"""The type that a rule gives to a tensor; None for the default of the file type."""
 
 
 def _always(chosen: BlockType | None) -> Rule:
@@ -89,13 +89,13 @@ def _more_bits(chosen: BlockType) -> Rule:
 
 
 def _deserves_more_bits(index: int, count: int) -> bool:
-    """The first and last eighth of the layers, and every third of those between."""
+    """Whether it is in the first or last eighth of the layers, or every third between."""
     eighth = count // 8
     return index < eighth or index >= 7 * count // 8 or (index - eighth) % 3 == 2
 
 
 def _shared_heads(chosen: BlockType, rest: BlockType | None = None) -> Rule:
-    """A V matrix that four or more query heads share is small, and matters the more."""
+    """A V matrix that four or more query heads share is small and more important."""
     return lambda site: chosen if site.model.heads_per_kv >= 4 else rest
 
 
@@ -141,7 +141,7 @@ VERY_LOW_BITS: dict[FileType, Rules] = {
     FileType.IQ2_S: _very_low_bits(_T.IQ3_S, _T.IQ3_S, _T.IQ3_S),
     FileType.IQ2_M: _very_low_bits(_T.IQ3_S, _T.IQ3_S, _T.IQ3_S),
 }
-"""The file types around two bits, which have rules of their own throughout."""
+"""The file types around two bits, which have separate rules throughout."""
 
 _MIXTURES: dict[FileType, Rules] = {
     **VERY_LOW_BITS,
@@ -180,7 +180,7 @@ _MIXTURES: dict[FileType, Rules] = {
 }
 
 _EIGHT_EXPERTS = 8
-"""Mixtral's number of experts. Its attention is so small a part of the file that more bits there cost nothing."""
+"""Mixtral's number of experts. Attention is such a small part of the file that more bits there cost almost nothing."""
 
 _EIGHT_EXPERTS_VERY_LOW_BITS: Rules = {_K: _always(_T.Q4_K), _O: _always(_T.Q5_K)}
 _EIGHT_EXPERTS_USUAL: Rules = {_V: _always(_T.Q8_0), _K: _always(_T.Q8_0), _O: _always(None)}
@@ -193,11 +193,11 @@ _EIGHT_EXPERTS_BETTER_OUTPUT = frozenset(
 
 
 def mixture_type(file_type: FileType, site: Site) -> BlockType:
-    """The type that a file type gives to a tensor, before the tensor's shape is held against it.
+    """The type that a file type gives to a tensor, before its shape is checked.
 
     Args:
         file_type: a quantized file type.
-        site: the tensor. A token embedding that is also the output matrix counts as the output.
+        site: the tensor. A token embedding that is also the output matrix is treated as the output matrix.
     """
     if file_type is FileType.MXFP4_MOE:
         return BlockType.MXFP4 if site.stacked and site.role is not Role.OUTPUT else BlockType.Q8_0
@@ -206,7 +206,7 @@ def mixture_type(file_type: FileType, site: Site) -> BlockType:
     rule = _rules(file_type, site.model.experts).get(site.role)
     chosen = (rule(site) if rule else None) or file_type.default
     is_70b_v = site.role is Role.ATTENTION_V and site.model.is_llama_70b and file_type not in VERY_LOW_BITS
-    # There V is an eighth of Q, so that one more bit is nearly free.
+    # There V has an eighth of the size of Q, so one more bit costs almost nothing.
     return BlockType.Q5_K if is_70b_v and chosen in (BlockType.Q3_K, BlockType.Q4_K) else chosen
 
 

@@ -20,15 +20,15 @@ from mconv.quantize.filetypes import FileType
 from mconv.quantize.imatrix import ImportanceMatrix
 from mconv.quantize.mixture import ModelFacts
 
-# The rules of the mixtures are known for these alone.
+# The rules of the mixtures are known only for these architectures.
 _ARCHITECTURES = ("llama", "mistral3")
 _PART_SUFFIX = re.compile(r"-\d{5}-of-\d{5}$")
-# The type in the name of the source gives way to the new one.
+# The type in the name of the source is replaced by the new one.
 _TYPE_SUFFIX = re.compile(rf"[-._]({'|'.join(FileType.__members__)}|FP16|FP32)$", re.IGNORECASE)
 
 
 def file_stem(form: GgufForm) -> str:
-    """What the names of the quantized files begin with: `model` for `model-BF16-00001-of-00002.gguf`."""
+    """The start of the names of the quantized files: `model` for `model-BF16-00001-of-00002.gguf`."""
     if form.path.is_dir():
         return folder_name(form.path)
     return _TYPE_SUFFIX.sub("", _PART_SUFFIX.sub("", form.path.stem))
@@ -36,14 +36,14 @@ def file_stem(form: GgufForm) -> str:
 
 @dataclass(frozen=True)
 class QuantizationPlan:
-    """A quantized file that is not written yet, and what is worth saying of it.
+    """A quantized file that is not written yet, and information about it.
 
     Attributes:
-        file_type: what was asked for.
-        plan: the file.
-        metadata, alignment: what its header was made from, for who lays it out in another way.
+        file_type: the requested file type.
+        plan: the plan of the file.
+        metadata, alignment: the input of its header, for callers that split the file.
         fallbacks: tensors whose rows do not fit the type that the mixture gives them.
-        missing_imatrix: tensors that the importance matrix knows nothing of.
+        missing_imatrix: tensors that are missing from the importance matrix.
     """
 
     file_type: FileType
@@ -54,7 +54,7 @@ class QuantizationPlan:
     missing_imatrix: tuple[str, ...]
 
     def describe_fallbacks(self) -> list[dict[str, Any]]:
-        """JSON-ready: tensor, the type it should have, the type it gets."""
+        """JSON-ready objects: tensor, wanted type, actual type."""
         return [
             {"tensor": fallback.tensor.name, "wanted": fallback.wanted.name, "type": fallback.type.name}
             for fallback in self.fallbacks
@@ -69,15 +69,15 @@ def plan_quantization(
     *,
     allow_requantize: bool,
 ) -> QuantizationPlan:
-    """Decide the type and the place of every tensor.
+    """Plan the type and offset of every tensor.
 
     Args:
-        form: what is to be quantized.
+        form: the model to quantize.
 
     Raises:
-        MappingError: the mixtures of its architecture are not known.
+        MappingError: the mixtures for its architecture are not known.
         UsageError: an override matches nothing.
-        QuantizationError: a type that does not fit, needs an importance matrix, or would be quantized a second time.
+        QuantizationError: a type does not fit or requires an importance matrix, or a tensor is already quantized.
     """
     targets = {tensor.target.name: tensor.target for tensor in form.tensors}
     tensors = [SourceTensor(t.target.name, t.target.shape, t.type, t.target.role) for t in form.tensors]
@@ -121,6 +121,6 @@ def _refuse_requantizing(assignments: Collection[Assignment]) -> None:
     for assignment in assignments:
         if assignment.tensor.type.is_quantized and not assignment.is_copy:
             raise QuantizationError(
-                f"{assignment.tensor.name} is {assignment.tensor.type.name} already; quantizing it again loses much",
-                "start from the 16-bit model, or give mquant --allow-requantize",
+                f"{assignment.tensor.name} is already {assignment.tensor.type.name}; quantizing it again loses quality",
+                "start from the 16-bit model, or pass --allow-requantize to mquant",
             )

@@ -1,4 +1,4 @@
-"""A model on its way to quantized files: planned, checked, written in one read."""
+"""Quantization of a model to one or more files: plan, check, write in one read."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Quantization:
 
     Attributes:
         form: the source.
-        plans: one for each file type.
-        paths: the file of each.
-        inputs: what is read.
+        plans: one plan per file type.
+        paths: the file of each plan.
+        inputs: the files that are read.
     """
 
     form: GgufForm
@@ -42,7 +42,7 @@ class Quantization:
 
     @property
     def stem(self) -> str:
-        """The name of the model, as its files have it."""
+        """The name of the model in its file names."""
         return file_stem(self.form)
 
     def outputs(self) -> list[Output]:
@@ -50,7 +50,7 @@ class Quantization:
         return [Output(plan.plan, path) for plan, path in zip(self.plans, self.paths, strict=True)]
 
     def check(self, *, overwrite: bool = False) -> None:
-        """Make the folder of the files, and refuse what could not end well; see `check_outputs`."""
+        """Create the output folder, and reject outputs that cannot be written; see `check_outputs`."""
         for folder in {path.parent for path in self.paths}:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -66,14 +66,14 @@ class Quantization:
         keep_partial: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Progress:
-        """Write every file, see `engine.run.run`."""
+        """Write every file; see `engine.run.run`."""
         prepare_kernels(self.plans)
         return run(
             self.outputs(), executor=executor, overwrite=overwrite, keep_partial=keep_partial, on_progress=on_progress
         )
 
     def warn(self) -> None:
-        """Tell which tensors do not get what their file type promises."""
+        """Warn about tensors that do not get the type of their mixture, or have no importance values."""
         for plan in self.plans:
             warn_of(plan)
 
@@ -92,13 +92,13 @@ def plan_quantizations(
     allow_requantize: bool = False,
     reading: ReadOptions | None = None,
 ) -> Quantization:
-    """Decide every byte of a model's quantized files, without reading a weight.
+    """Plan every byte of a model's quantized files, without reading any weights.
 
     Args:
         source: a checkpoint of any layout.
-        types: file types, such as Q4_K_M; one that is given twice counts once.
-        output: the file, for a single type.
-        output_dir: folder of the files, which are named STEM-TYPE.gguf.
+        types: file types, such as Q4_K_M; duplicates are ignored.
+        output: the path of the file, for a single type.
+        output_dir: folder for the files, which are named STEM-TYPE.gguf.
         imatrix: importance matrix, in GGUF or .dat format.
         tensor_types: REGEX=TYPE, for the tensors whose names match.
         output_tensor_type, token_embedding_type: types of these two.
@@ -107,7 +107,7 @@ def plan_quantizations(
         reading: read options of the source's layout, see `open_checkpoint`.
 
     Raises:
-        UsageError: options that contradict each other or match nothing, or an unknown type.
+        UsageError: options contradict each other or match nothing, or a type is unknown.
         SourceError, FormatError, MappingError: the source or the importance matrix cannot be read.
         QuantizationError: see `plan_quantization`.
     """

@@ -258,7 +258,7 @@ def test_names_are_found_in_any_case() -> None:
 def test_a_row_is_whole_blocks() -> None:
     assert BlockType.Q4_K.row_bytes(5120) == 2880
     assert BlockType.BF16.row_bytes(7) == 14
-    with pytest.raises(QuantizationError, match="a row of 288 weights is not whole blocks of 256"):
+    with pytest.raises(QuantizationError, match="a row of 288 weights cannot be divided into blocks of 256"):
         BlockType.Q4_K.row_bytes(288)
 
 
