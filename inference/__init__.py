@@ -1,1 +1,1 @@
-"""Models that can be run, whatever their layout: logits of a GGUF file by llama.cpp, of a folder by transformers."""
+"""Run models of any layout: a GGUF file with llama.cpp, a checkpoint folder with transformers."""

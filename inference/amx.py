@@ -1,8 +1,8 @@
-"""Whether AMX can be trusted: processors list tiles that fault in many virtual machines.
+"""Find out whether AMX works: in many virtual machines, processors list AMX tiles that fault when used.
 
-llama.cpp, built for a processor that lists `amx_tile`, multiplies quantized weights with AMX. Where the hypervisor does
-not really offer the tiles the first such product kills the process, so it is tried once in a child. Without llama.cpp's
-extra buffer types (`llama_model_params.use_extra_bufts`) the same weights take the plain AVX way.
+llama.cpp, built for a processor that lists `amx_tile`, multiplies quantized weights with AMX. If the hypervisor does
+not support the tiles, the first such product kills the process, so a child process tries it once. Without llama.cpp's
+extra buffer types (`llama_model_params.use_extra_bufts`) the same weights are multiplied with AVX.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PROBE_SECONDS = 120
 
 
 def cpu_flags(cpu_info: str) -> frozenset[str]:
-    """The features of the first processor in the text of /proc/cpuinfo; none where it lists none."""
+    """The features of the first processor in the text of /proc/cpuinfo; empty if it lists none."""
     for line in cpu_info.splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "flags":
@@ -33,9 +33,9 @@ def survives_extra_buffers(flags: Collection[str], probe: Sequence[str]) -> bool
     """Whether llama.cpp may use its extra buffer types on a processor with these features.
 
     Args:
-        flags: the features of the processor; without `amx_tile` there is nothing to try.
-        probe: the command line of the child that multiplies with quantized weights; anything but a clean end (a
-            signal, an error, no end at all) counts against the extra buffers.
+        flags: the features of the processor; without `amx_tile` the probe is not run.
+        probe: the command line of a child process that multiplies quantized weights; if it does not exit normally (a
+            signal, an error, a timeout), the extra buffers must not be used.
     """
     if "amx_tile" not in flags:
         return True
@@ -48,9 +48,9 @@ def survives_extra_buffers(flags: Collection[str], probe: Sequence[str]) -> bool
 
 @functools.cache
 def use_extra_buffers() -> bool:
-    """The answer for this machine, found once for the process and said on stderr when it is no."""
+    """Whether llama.cpp may use extra buffers on this machine; probed once per process, with a note if not."""
     flags = cpu_flags(CPU_INFO.read_text()) if CPU_INFO.exists() else frozenset()
     safe = survives_extra_buffers(flags, PROBE)
     if not safe:
-        note("AMX is listed by this processor but does not work here; going on without it")
+        note("this processor lists AMX, but it does not work here; continuing without it")
     return safe

@@ -1,6 +1,6 @@
-"""A child process that lives or dies: run a tiny quantized model the way llama.cpp would run a real one.
+"""A child process that tests AMX: it runs a tiny quantized model in the way llama.cpp would run a real one.
 
-Run as a script, by amx.py beside it, and apart from the package: it needs no more than llama_cpp and gguf.
+amx.py runs it as a script, without importing the package: it needs only llama_cpp and gguf.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MATRICES = ("token_embd", "output", *(f"blk.0.{name}" for name in LAYER))
 
 
 def write_model(path: Path, weight_type: gguf.GGMLQuantizationType) -> None:
-    """Write a one-layer Llama without a vocabulary, all weights zero: a tile faults whatever it multiplies."""
+    """Write a one-layer Llama without a vocabulary; all weights are zero, since tiles fault with any values."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(64)
     writer.add_embedding_length(WIDTH)
@@ -44,7 +44,7 @@ def write_model(path: Path, weight_type: gguf.GGMLQuantizationType) -> None:
 
 
 def decode(path: Path) -> None:
-    """Run a prompt of several tokens and then one token, the two shapes of product that llama.cpp has."""
+    """Run a prompt of several tokens and then one token, the two shapes of product in llama.cpp."""
     model_params = llama_cpp.llama_model_default_params()
     model_params.use_extra_bufts = True
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_params)

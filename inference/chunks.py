@@ -1,7 +1,7 @@
-"""A text in chunks of tokens.
+"""Cut a text into chunks of tokens.
 
-The chunks are those of llama-perplexity (llama.cpp tools/perplexity/perplexity.cpp): consecutive, without overlap, BOS
-in place of the first token of each where the vocabulary adds it.
+The chunks are the same as in llama-perplexity (llama.cpp tools/perplexity/perplexity.cpp): consecutive, without
+overlap, with BOS in place of the first token of each if the vocabulary adds it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file as llama-perplexity does: all of it, less one final newline.
+    """Read a text file as llama-perplexity does: all of it, without one final newline.
 
     Raises:
         SourceError: it is not UTF-8, or not a regular file.
@@ -29,32 +29,32 @@ def read_text(path: Path) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise SourceError(f"{path}: not UTF-8 at byte {error.start}", "convert the text to UTF-8") from error
+        raise SourceError(f"{path}: byte {error.start} is not UTF-8", "convert the text to UTF-8") from error
     return text.removesuffix("\n")
 
 
 def cut(tokens: np.ndarray, length: int, limit: int | None = None, *, text: Path | None = None) -> np.ndarray:
-    """Cut the tokens of a text into chunks, int32[chunks, length]; what remains at the end is left out.
+    """Cut the tokens of a text into chunks, int32[chunks, length]; an incomplete last chunk is left out.
 
     Args:
         tokens: int32[tokens].
-        length: tokens in a chunk.
-        limit: the most chunks to keep.
-        text: where they are from, for the error.
+        length: tokens per chunk.
+        limit: maximum number of chunks.
+        text: the file of the text, for the error.
 
     Raises:
-        SourceError: the text has fewer than two chunks, which llama-perplexity refuses too.
+        SourceError: the text has fewer than two chunks, which llama-perplexity also rejects.
     """
     if len(tokens) < 2 * length:
         raise SourceError(
-            f"{text or 'the text'} is too short: {len(tokens)} tokens, where a context of {length} needs {2 * length}",
+            f"{text or 'the text'} is too short: {len(tokens)} tokens, but a context of {length} needs {2 * length}",
             "use a longer text or a smaller --ctx",
         )
     return tokens[: len(tokens) // length * length].reshape(-1, length)[:limit]
 
 
 def with_bos(vocabulary: LlamaVocabulary, chunks: np.ndarray) -> np.ndarray:
-    """The chunks as a model reads them: BOS in place of the first token of each, where its vocabulary adds it."""
+    """The chunks as a model reads them: BOS in place of the first token of each, if its vocabulary adds it."""
     chunks = chunks.copy()
     if vocabulary.adds_bos:
         chunks[:, 0] = vocabulary.bos

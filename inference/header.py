@@ -1,4 +1,4 @@
-"""What llama.cpp takes on faith in a GGUF header: it ends the process where one of these is wrong."""
+"""Check values in a GGUF header that llama.cpp does not check: with a wrong one, it ends the process."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def read_header(path: Path) -> Metadata:
         SourceError: it is shorter than its header claims.
         FormatError: it is not GGUF.
     """
-    path.stat()  # names the file that is missing, as any other error of the operating system does
+    path.stat()  # raises an error with the file name if the file is missing
     return read_gguf(path).metadata
 
 
 def check_header(path: Path, metadata: Metadata) -> None:
-    """Refuse a file whose header would end the process.
+    """Reject a file whose header would make llama.cpp end the process.
 
     Args:
         path: the file, for messages.
-        metadata: what its header says.
+        metadata: the metadata in its header.
 
     Raises:
         FormatError: it has no vocabulary, or a value that llama.cpp aborts on.
@@ -65,7 +65,7 @@ def _check_experts(path: Path, metadata: Metadata) -> None:
     if not (0 < used <= experts <= MAX_EXPERTS or experts == used == 0):
         raise FormatError(
             f"{path}: {EXPERTS.gguf[0]} is {experts} and {EXPERTS_PER_TOKEN.gguf[0]} {used}",
-            f"llama.cpp uses some of up to {MAX_EXPERTS} experts, or has none; convert the model again",
+            f"llama.cpp supports up to {MAX_EXPERTS} experts, and uses some or all of them; convert the model again",
         )
 
 

@@ -1,4 +1,4 @@
-"""What a model can be asked for, whatever runs it: llama.cpp a GGUF file, transformers a folder."""
+"""The interface of a loaded model, independent of the runtime: llama.cpp for a GGUF file, transformers for a folder."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
     from mconv.inference.schedule import LogitBlock, Schedule
 
 ReadOn = Callable[["np.ndarray"], "np.ndarray"]
-"""Reads on in a sequence, int32[tokens], and gives the logits after the last of them, float32[vocabulary]; they are
-valid until the next call."""
+"""Reads the next tokens of a sequence, int32[tokens], and returns the logits after the last one, float32[vocabulary],
+which are valid until the next call."""
 
 
 class LogitSource(Protocol):
-    """Whatever has logits for chunks of tokens: a model, or a file that another run left."""
+    """A source of logits for chunks of tokens: a model, or a file that another run saved."""
 
     @property
     def path(self) -> Path:
-        """Where it was read from."""
+        """The path that it was read from."""
 
     @property
     def vocab_size(self) -> int:
-        """Logits in a row."""
+        """Number of logits per row."""
 
     def used_tokens(self) -> int:
-        """`vocab_size` less the tokens at its end that only fill the matrix up."""
+        """`vocab_size` without the padding tokens at the end of the vocabulary."""
 
     def scored_logits(self, chunks: np.ndarray, schedule: Schedule) -> Generator[LogitBlock, None, None]:
         """Run every chunk and yield the logits of its scored positions, in the order of the schedule.
 
         Args:
-            chunks: int32[chunks, length], BOS in its place.
-            schedule: of that shape, for a vocabulary of at least this size.
+            chunks: int32[chunks, length], including BOS.
+            schedule: a schedule of that shape, for a vocabulary of at least this size.
 
         Raises:
             SourceError: it cannot be run.
@@ -53,36 +53,36 @@ class LanguageModel(LogitSource, Protocol):
 
     @property
     def threads(self) -> int:
-        """Threads for the model, and for whoever works on its logits."""
+        """Number of threads for the model, and for the caller's work on its logits."""
 
     @property
     def trained_context(self) -> int:
-        """Tokens of context that it was trained on."""
+        """The context length, in tokens, of its training."""
 
     @property
     def vocabulary(self) -> LlamaVocabulary:
-        """Its vocabulary in llama.cpp, whatever runs the weights: tokens, their spelling, the chat template."""
+        """Its vocabulary in llama.cpp, for every runtime: tokens, their spelling, the chat template."""
 
     @property
     def provenance(self) -> Metadata:
-        """What it says of itself: the `general.*` keys of GGUF."""
+        """Its provenance: the `general.*` keys of GGUF."""
 
     @property
     def in_memory(self) -> bool:
-        """Whether all of its weights stay in memory. Only then can it generate text: every token takes all of them."""
+        """Whether all of its weights stay in memory. Only then can it generate text: every token needs all weights."""
 
     def reader(self, length: int) -> AbstractContextManager[ReadOn]:
-        """Working memory for one sequence, which is read part by part.
+        """A context for one sequence, which is read part by part.
 
         Args:
-            length: the most tokens in it.
+            length: maximum number of tokens in the sequence.
 
         Raises:
             SourceError: it cannot be run.
         """
 
     def likeliest(self, tokens: np.ndarray, first: int) -> np.ndarray:
-        """The token that is likeliest after each position of a sequence from `first` on.
+        """The most likely token after each position of a sequence, from `first` on.
 
         Args:
             tokens: int32[tokens].
@@ -99,7 +99,7 @@ class LanguageModel(LogitSource, Protocol):
 
 
 def common_vocabulary(models: Sequence[LogitSource]) -> int:
-    """How many logits of a row to compare: all, less the padding that only some of the models have.
+    """How many logits per row to compare: all, without the padding that only some of the models have.
 
     Raises:
         UsageError: the models have vocabularies of different sizes.
@@ -109,7 +109,7 @@ def common_vocabulary(models: Sequence[LogitSource]) -> int:
         if model.used_tokens() > smallest.vocab_size:
             raise UsageError(
                 f"{model.path} has a vocabulary of {model.used_tokens()} tokens, "
-                f"{smallest.path} one of {smallest.vocab_size}",
-                "compare models of one vocabulary",
+                f"but {smallest.path} has one of {smallest.vocab_size}",
+                "compare models with the same vocabulary",
             )
     return smallest.vocab_size

@@ -1,4 +1,4 @@
-"""A GGUF file run by llama.cpp: logits as numpy arrays."""
+"""Run a GGUF file with llama.cpp: logits as numpy arrays."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class LlamaCppModel:
     """A model loaded by llama.cpp, to be used in a `with` block; a `mconv.inference.language_model.LanguageModel`.
 
     Args:
-        path: the GGUF file; of a split model its first part.
-        threads: threads for llama.cpp, and for whoever works on its logits; None takes every usable core.
-        metadata: of the file, where its header has been read already.
+        path: the GGUF file; for a split model, its first part.
+        threads: threads for llama.cpp, and for the caller's work on its logits; None uses every usable core.
+        metadata: the metadata of the file, if its header has already been read.
 
     Raises:
         OSError, SourceError, FormatError: see `LlamaFile`.
@@ -55,11 +55,11 @@ class LlamaCppModel:
         self._file.close()
 
     def used_tokens(self) -> int:
-        """`vocab_size` less the tokens at its end that only fill the matrix up."""
+        """`vocab_size` without the padding tokens at the end of the vocabulary."""
         return self.vocabulary.used_tokens()
 
     def scored_logits(self, chunks: np.ndarray, schedule: Schedule) -> Generator[LogitBlock, None, None]:
-        """Run every chunk and yield the logits of its scored positions, see `LogitSource`."""
+        """Run every chunk and yield the logits of its scored positions; see `LogitSource`."""
         with self.context(schedule.length, sequences=schedule.parallel, rows=schedule.rows) as context:
             for step in schedule.steps():
                 if step.start == 0:
@@ -68,7 +68,7 @@ class LlamaCppModel:
                 yield from step.blocks(chunks, logits)
 
     def likeliest(self, tokens: np.ndarray, first: int) -> np.ndarray:
-        """The token that is likeliest after each position from `first` on, see `LanguageModel`."""
+        """The most likely token after each position, from `first` on; see `LanguageModel`."""
         import numpy as np
 
         step = max(1, min(MAX_BATCH, LOGITS_BYTES // (4 * self.vocab_size)))
@@ -82,7 +82,7 @@ class LlamaCppModel:
 
     @contextmanager
     def reader(self, length: int) -> Iterator[ReadOn]:
-        """Working memory for one sequence, see `LanguageModel`."""
+        """A context for one sequence; see `LanguageModel`."""
         with self.context(length) as context:
             position = 0
 
@@ -97,15 +97,15 @@ class LlamaCppModel:
             yield read_on
 
     def context(self, length: int, *, sequences: int = 1, rows: int = 1) -> Context:
-        """Working memory for some sequences.
+        """A context for one or more sequences.
 
         Args:
-            length: the most tokens in a sequence.
-            sequences: how many sequences run side by side.
-            rows: the most logit rows that one `Context.decode` asks for.
+            length: maximum number of tokens per sequence.
+            sequences: how many sequences run in parallel.
+            rows: maximum number of logit rows of one `Context.decode`.
 
         Raises:
-            SourceError: llama.cpp cannot make it, with its reason.
+            SourceError: llama.cpp cannot create the context; includes the reason.
         """
         params = self._api.llama_context_default_params()
         params.n_ctx = length * sequences
@@ -117,13 +117,13 @@ class LlamaCppModel:
         handle = self._api.llama_init_from_model(self._model, params)
         if not handle:
             raise SourceError(
-                f"{self.path}: llama.cpp cannot make a context of {sequences} x {length} tokens: {self._log.cause()}",
+                f"{self.path}: llama.cpp cannot create a context of {sequences} x {length} tokens: {self._log.cause()}",
                 "use a smaller --ctx or fewer --max-tokens",
             )
         return Context(self, self._api, handle)
 
     def failure(self, code: int) -> SourceError:
-        """The error for a call into llama.cpp that did not work."""
+        """The error for a failed call of llama.cpp."""
         return SourceError(
             f"{self.path}: llama.cpp cannot run it (code {code}): {self._log.cause()}",
             "check that it is a text model for this version of llama.cpp",
@@ -131,7 +131,7 @@ class LlamaCppModel:
 
 
 class Context:
-    """The sequences that a model has read so far, to be used in a `with` block."""
+    """The sequences that a model has read, to be used in a `with` block."""
 
     def __init__(self, model: LlamaCppModel, api: Any, handle: Any) -> None:
         self._model = model
@@ -147,22 +147,22 @@ class Context:
         self._api.llama_free(self._handle)
 
     def clear(self) -> None:
-        """Forget every sequence."""
+        """Remove all sequences."""
         self._api.llama_memory_clear(self._api.llama_get_memory(self._handle), True)
 
     def decode(self, tokens: np.ndarray, start: int, *, rows: int) -> np.ndarray:
-        """Read on, by the same number of tokens in each sequence, and give the logits of the last ones.
+        """Read the same number of further tokens in each sequence, and return the logits of the last ones.
 
         Args:
-            tokens: int32[sequences, count], at most `MAX_BATCH` in all.
-            start: position of the first of them in its sequence.
-            rows: how many of the last tokens of each sequence to give logits for.
+            tokens: int32[sequences, count], at most `MAX_BATCH` in total.
+            start: position of the first token in its sequence.
+            rows: for how many of the last tokens of each sequence to return logits.
 
         Returns:
-            float32[sequences, rows, vocabulary]: llama.cpp's own memory, overwritten by the next call.
+            float32[sequences, rows, vocabulary]: memory of llama.cpp, overwritten by the next call.
 
         Raises:
-            SourceError: llama.cpp failed, with its reason.
+            SourceError: llama.cpp failed; includes the reason.
         """
         import numpy as np
 
@@ -172,7 +172,7 @@ class Context:
             "token": np.ascontiguousarray(tokens, np.int32),
             "pos": np.tile(np.arange(start, start + count, dtype=np.int32), sequences),
             "n_seq_id": np.ones(sequence.size, np.int32),
-            # A list of sequences for each token: here each list has one member, in place in `sequence`.
+            # llama.cpp takes a list of sequences for each token: here each list points to one item of `sequence`.
             "seq_id": sequence.ctypes.data + np.arange(sequence.size, dtype=np.uintp) * sequence.itemsize,
             "logits": np.tile(np.arange(count) >= count - rows, sequences).astype(np.int8),
         }

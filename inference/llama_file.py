@@ -1,4 +1,4 @@
-"""A GGUF file loaded by llama.cpp: the handle that its vocabulary and its weights are reached by."""
+"""A GGUF file loaded by llama.cpp: the handle that gives access to its vocabulary and weights."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 
 class LlamaFile:
-    """A loaded file; its memory is freed with the object, or earlier by `close`.
+    """A loaded file. Its memory is freed with the object, or earlier by `close`.
 
     Attributes:
         path: the file.
         provenance: the `general.*` keys of its metadata.
         api: the module llama_cpp.
-        handle: what the functions of llama.cpp take as the model.
+        handle: the model pointer for the functions of llama.cpp.
         log: llama.cpp's error lines.
 
     Args:
-        path: the GGUF file; of a split model its first part.
-        metadata: of the file, where its header has been read already.
-        vocabulary_only: load no weights.
+        path: the GGUF file; for a split model, its first part.
+        metadata: the metadata of the file, if its header has already been read.
+        vocabulary_only: do not load the weights.
 
     Raises:
         OSError: the file cannot be opened.
         SourceError: it is truncated.
-        FormatError: it is not GGUF, `mconv.inference.header` refuses it, or llama.cpp cannot load it; with the reason.
+        FormatError: it is not GGUF, `mconv.inference.header` rejects it, or llama.cpp cannot load it.
     """
 
     def __init__(self, path: Path, metadata: Metadata | None = None, *, vocabulary_only: bool = False) -> None:
@@ -56,11 +56,11 @@ class LlamaFile:
         if not self.handle:
             raise FormatError(
                 f"{path}: llama.cpp cannot load it: {self.log.cause()}",
-                "convert it again, or check that it was copied whole",
+                "convert it again, or check that the copy is complete",
             )
         self._free = weakref.finalize(self, llama_cpp.llama_model_free, self.handle)
-        self._free.atexit = False  # what is in use when the process ends goes with the process
+        self._free.atexit = False  # at exit, the operating system frees it
 
     def close(self) -> None:
-        """Free it now: nothing of it may be used any more."""
+        """Free the memory now; the handle must not be used afterwards."""
         self._free()

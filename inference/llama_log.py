@@ -1,4 +1,4 @@
-"""llama.cpp's log: kept off the terminal, with the cause of a failure kept for our own messages."""
+"""Capture llama.cpp's log: keep it off the terminal, and use the cause of a failure in error messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LlamaLog:
 
     def __init__(self, callback_type: Any) -> None:
         self._errors: list[str] = []
-        # llama.cpp keeps a bare pointer to it: it has to live as long as this object.
+        # llama.cpp keeps a raw pointer to it: it must live as long as this object.
         self.callback = callback_type(self._receive)
 
     def clear(self) -> None:
@@ -26,10 +26,10 @@ class LlamaLog:
         self._errors.clear()
 
     def cause(self) -> str:
-        """What went wrong: the first error line, since those after it only say which callers failed too."""
+        """The cause of a failure: the first error line, since later lines only name the callers that also failed."""
         if not self._errors:
-            return "llama.cpp gives no reason"
-        # "llama_model_load: error loading model: unknown model architecture": names of functions help nobody.
+            return "llama.cpp gave no reason"
+        # "llama_model_load: error loading model: unknown model architecture": names of functions do not help the user.
         _, _, message = self._errors[0].partition(": ")
         return message.removeprefix("error loading model: ") or self._errors[0]
 
@@ -39,7 +39,7 @@ class LlamaLog:
 
 
 def llama_log() -> LlamaLog:
-    """Take over llama.cpp's log, which any other user of llama.cpp in the process may have taken since."""
+    """Redirect llama.cpp's log again: other users of llama.cpp in the process may have redirected it."""
     import llama_cpp
 
     log = _log()

@@ -22,19 +22,19 @@ MAX_TEXT_BYTES = 1 << 30  # llama.cpp counts bytes and tokens in 32 bits
 MAX_WORD = 16_000  # characters of one kind in a row; see `LlamaVocabulary.tokenize`
 
 _TEMPLATE_KEY = "tokenizer.chat_template"
-_NO_COUNT = -(1 << 31)  # what `llama_tokenize` gives where it fails for another reason than too little room
+_NO_COUNT = -(1 << 31)  # returned by `llama_tokenize` if it fails for another reason than a small buffer
 
-# Runs of letters, of white space and of anything else but digits.
+# Runs of letters, of white space, and of other characters except digits.
 _WORD = re.compile(r"[^\W\d_]+|\s+|(?:[^\w\s]|_)+")
 
 
 class LlamaVocabulary:
-    """The vocabulary of a loaded file; memory is freed with the last object that holds the file.
+    """The vocabulary of a loaded file. Memory is freed with the last object that refers to the file.
 
     Attributes:
         size: number of tokens.
-        bos: the id of the beginning-of-sequence token, -1 where there is none.
-        adds_bos: whether a text gets that token unasked.
+        bos: the id of the beginning-of-sequence token, -1 if there is none.
+        adds_bos: whether that token is added to a text by default.
 
     Example:
         >>> LlamaVocabulary.load(Path("model.gguf")).tokenize("Hello")
@@ -54,8 +54,8 @@ class LlamaVocabulary:
         """Load the vocabulary of a GGUF file, without its weights.
 
         Args:
-            path: the file; of a split model its first part.
-            metadata: of the file, where its header has been read already.
+            path: the file; for a split model, its first part.
+            metadata: the metadata of the file, if its header has already been read.
 
         Raises:
             OSError, SourceError, FormatError: see `LlamaFile`.
@@ -64,10 +64,10 @@ class LlamaVocabulary:
 
     @classmethod
     def from_value(cls, vocabulary: Vocabulary, name: str) -> LlamaVocabulary:
-        """Load a vocabulary that was read from any other file, by way of a GGUF file without weights.
+        """Load a vocabulary that was read from another kind of file, through a GGUF file without weights.
 
         Args:
-            name: of the checkpoint, for messages.
+            name: the name of the checkpoint, for messages.
 
         Raises:
             FormatError: llama.cpp cannot load it.
@@ -83,11 +83,11 @@ class LlamaVocabulary:
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja source of the template that is used unasked; None where there is none."""
+        """The Jinja source of the default chat template; None if there is none."""
         return self.metadata(_TEMPLATE_KEY)
 
     def metadata(self, key: str) -> str | None:
-        """The value of a GGUF key as text, or None where the file has no such key."""
+        """The value of a GGUF key as text, or None if the file has no such key."""
         length = self._api.llama_model_meta_val_str(self._file.handle, key.encode(), None, 0)
         if length < 0:
             return None
@@ -99,12 +99,12 @@ class LlamaVocabulary:
         """Token ids, int32[tokens].
 
         Args:
-            text: what to tokenize.
-            add_special: add BOS and EOS where the vocabulary says so.
-            parse_special: read the spelling of a control token as that token, not as plain text.
+            text: the text to tokenize.
+            add_special: add BOS and EOS if the vocabulary requires them.
+            parse_special: parse the spelling of a control token as that token, not as plain text.
 
         Raises:
-            SourceError: llama.cpp has no tokenizer for this file, or the text or a word of it is too long for it.
+            SourceError: llama.cpp has no tokenizer for this file, or the text or a word in it is too long.
         """
         import numpy as np
 
@@ -112,16 +112,16 @@ class LlamaVocabulary:
         if len(data) > MAX_TEXT_BYTES:
             raise SourceError(f"the text is too long: {len(data)} bytes", f"use at most {MAX_TEXT_BYTES} bytes of it")
         if self._api.llama_vocab_type(self._vocab) == self._api.LLAMA_VOCAB_TYPE_BPE:
-            # Its regular expressions go one call deeper for each character of a word, until the stack is full.
+            # Its regular expressions recurse once per character of a word, until the stack overflows.
             longest = max((len(word[0]) for word in _WORD.finditer(text)), default=0)
             if longest > MAX_WORD:
                 raise SourceError(
-                    f"the text has a word of {longest} characters, on which llama.cpp may die",
+                    f"the text has a word of {longest} characters, which can crash llama.cpp",
                     f"break up words, and runs of spaces or signs, of more than {MAX_WORD} characters",
                 )
 
         def fill(room: int) -> tuple[int, np.ndarray]:
-            """Count and tokens, the count negative where there are more."""
+            """Count and tokens; the count is negative if there is not enough room."""
             tokens = np.empty(room, np.int32)
             pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
             return self._api.llama_tokenize(
@@ -130,7 +130,7 @@ class LlamaVocabulary:
 
         count, tokens = fill(len(data) + 2)
         if _NO_COUNT < count < 0:
-            # A space is the three bytes of its mark where the vocabulary has no token for that.
+            # If the vocabulary has no token for the space mark, a space becomes the three bytes of the mark.
             count, tokens = fill(-count)
         if count < 0:
             raise SourceError(
@@ -139,16 +139,16 @@ class LlamaVocabulary:
         return tokens[:count].copy()
 
     def tokenize_prompt(self, prompt: str) -> np.ndarray:
-        """Token ids of a prompt that may spell control tokens, as the chat programs of llama.cpp do, int32[tokens].
+        """Token ids of a prompt that may contain control tokens, as in the chat programs of llama.cpp, int32[tokens].
 
-        BOS is added where the vocabulary says so, but not before a prompt that has it already, as most chat templates
+        BOS is added if the vocabulary requires it, but not if the prompt already has it, since most chat templates
         write it.
         """
         bos = self.spelling(self.bos)
         return self.tokenize(prompt, add_special=not (bos and prompt.startswith(bos)), parse_special=True)
 
     def used_tokens(self) -> int:
-        """`size` less the tokens at its end that only fill the matrix up."""
+        """`size` without the padding tokens at the end of the vocabulary."""
         count = self.size
         unused = self._api.LLAMA_TOKEN_ATTR_UNUSED
         while count and self._api.llama_vocab_get_attr(self._vocab, count - 1) & unused:
@@ -156,7 +156,7 @@ class LlamaVocabulary:
         return count
 
     def special_id(self, role: str) -> int | None:
-        """The id that llama.cpp takes for bos, eos, eot, sep, pad or mask, be it from the file or by itself."""
+        """The id that llama.cpp uses for bos, eos, eot, sep, pad or mask, from the file or by default."""
         token_id = getattr(self._api, f"llama_vocab_{role}")(self._vocab)
         return None if token_id < 0 else token_id
 
@@ -170,18 +170,18 @@ class LlamaVocabulary:
         return [self.spelling(token) for token in range(self.size) if is_control(self._vocab, token)]
 
     def spelling(self, token: int) -> str:
-        """A token as the vocabulary writes it; empty for a token that the vocabulary does not have (id -1)."""
+        """A token as spelled in the vocabulary; empty for a token that does not exist (id -1)."""
         if not 0 <= token < self.size:
             return ""
         return self._api.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
 
     @property
     def eos(self) -> int:
-        """The id of the end-of-sequence token, -1 where there is none."""
+        """The id of the end-of-sequence token, -1 if there is none."""
         return self._api.llama_vocab_eos(self._vocab)
 
     def ends(self, token: int) -> bool:
-        """Whether llama.cpp ends a generation at this token."""
+        """Whether llama.cpp stops generating at this token."""
         return self._api.llama_vocab_is_eog(self._vocab, token)
 
     def _piece(self, token: int) -> bytes:

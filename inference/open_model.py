@@ -1,4 +1,4 @@
-"""A model loaded from a path, whatever its layout."""
+"""Load a model of any layout from a path."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def open_model(path: Path, threads: int | None = None, **reading: Any) -> Langua
 
     Raises:
         OSError: the file cannot be opened.
-        SourceError, FormatError, MappingError: it cannot be loaded, with the reason.
-        UsageError: torch or transformers, which run folders, are not installed.
+        SourceError, FormatError, MappingError: it cannot be loaded.
+        UsageError: torch or transformers, which are needed for folders, are not installed.
     """
     from mconv.convert.layouts import open_checkpoint, options_for
 
@@ -34,7 +34,7 @@ def open_model(path: Path, threads: int | None = None, **reading: Any) -> Langua
 
 
 def layout_of(path: Path) -> str:
-    """The name of the layout that a path is in; a path that does not exist counts as a GGUF file."""
+    """The name of the layout of a path; a path that does not exist is treated as a GGUF file."""
     from mconv.convert.layouts import detect_layout
 
     return detect_layout(path).name if path.exists() else "gguf"

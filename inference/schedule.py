@@ -1,6 +1,6 @@
-"""Steps in which models run chunks of a text: the logits that count, in blocks of bounded size.
+"""The steps in which models run chunks of a text, and the scored logits in blocks of bounded size.
 
-As in llama-perplexity (llama.cpp tools/perplexity/perplexity.cpp) only the second half of a chunk is scored, so that
+As in llama-perplexity (llama.cpp tools/perplexity/perplexity.cpp), only the second half of a chunk is scored, so that
 every scored token has at least half a context before it.
 """
 
@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-MAX_BATCH = 512  # tokens that llama.cpp takes through the layers at once (its own default, n_ubatch)
-LOGITS_BYTES = 128 << 20  # the most that the logits of one step take
-ALL_LOGITS_BYTES = 3 * LOGITS_BYTES  # the most that those of all models take that run side by side
-PARALLEL_TOKENS = 2048  # tokens of the chunks that run side by side: llama-perplexity's n_batch
-MAX_PARALLEL = 16  # chunks side by side; each takes the keys and values of at least 256 tokens, however short it is
-MANY_TOKENS = 64  # of one chunk in a step: with fewer, llama.cpp takes an attention that sums in f16
+MAX_BATCH = 512  # tokens that llama.cpp runs through the layers at once (its default of n_ubatch)
+LOGITS_BYTES = 128 << 20  # maximum size of the logits of one step
+ALL_LOGITS_BYTES = 3 * LOGITS_BYTES  # maximum size of the logits of all models that run in parallel
+PARALLEL_TOKENS = 2048  # tokens of the chunks that run in parallel: llama-perplexity's n_batch
+MAX_PARALLEL = 16  # chunks in parallel; each takes the keys and values of at least 256 tokens, even if it is shorter
+MANY_TOKENS = 64  # tokens of one chunk in a step: with fewer, llama.cpp uses an attention kernel that sums in f16
 
 
 @dataclass(frozen=True)
 class LogitBlock:
-    """Consecutive scored positions of one chunk: what the model expects there, and what the text has.
+    """Consecutive scored positions of one chunk: the logits of the model, and the tokens of the text.
 
     Attributes:
-        chunk: number of the chunk.
-        position: place of the first of them in the chunk.
-        logits: float32[rows, vocabulary]; valid until the next block is asked for.
+        chunk: index of the chunk.
+        position: the first position, within the chunk.
+        logits: float32[rows, vocabulary]; valid until the next block is requested.
         targets: int32[rows], the token that follows each position.
     """
 
@@ -40,12 +40,12 @@ class LogitBlock:
 
 @dataclass(frozen=True)
 class Step:
-    """The same stretch of some chunks, which a model reads at once.
+    """The same range of positions in several chunks, which a model reads at once.
 
     Attributes:
         group: the chunks.
-        start, stop: the positions read in each; the first step of a group starts at 0, the next where the last stopped.
-        rows: how many of the last of these positions are scored, or end the chunk.
+        start, stop: the positions read in each; the first step of a group starts at 0, the next at the last `stop`.
+        rows: how many of the last positions are scored; the last position of the chunk is included, but not scored.
     """
 
     group: slice
@@ -59,14 +59,14 @@ class Step:
         return self.stop - self.rows
 
     def targets(self, chunk: np.ndarray) -> np.ndarray:
-        """The tokens that the scored positions of a chunk are scored against; the chunk's last position has none."""
+        """The target tokens of the scored positions of a chunk; its last position has none."""
         return chunk[self.first + 1 : self.stop + 1]
 
     def blocks(self, chunks: np.ndarray, logits: np.ndarray) -> Iterator[LogitBlock]:
-        """The logits of the step beside the tokens that they are scored against.
+        """The logits of the step with their target tokens.
 
         Args:
-            chunks: int32[chunks, length], all of them.
+            chunks: int32[chunks, length], all chunks.
             logits: float32[chunks of the group, rows, vocabulary].
         """
         for number, part in enumerate(logits, self.group.start):
@@ -77,16 +77,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Who reads what when. Models that follow one schedule yield blocks that correspond.
+    """The order in which models read chunks. Models that follow the same schedule yield corresponding blocks.
 
-    As many chunks run side by side as in llama-perplexity, and in steps of as many tokens unless the vocabulary is too
-    large for that, or the models too many. This matters to the last digits: llama.cpp's kernels round differently for
-    few tokens than for many, so the same steps give the same logits to the bit.
+    As many chunks run in parallel as in llama-perplexity, in steps of as many tokens, unless the vocabulary is too
+    large or there are too many models. This affects the last digits: llama.cpp's kernels round differently for few
+    tokens than for many, so only the same steps give exactly the same logits.
 
     Attributes:
-        chunks, length: how many chunks, and tokens in each.
-        parallel: chunks side by side.
-        rows: the most logit rows of one step.
+        chunks, length: number of chunks, and tokens in each.
+        parallel: number of chunks in parallel.
+        rows: maximum number of logit rows of one step.
     """
 
     chunks: int
@@ -96,12 +96,12 @@ class Schedule:
 
     @classmethod
     def of(cls, shape: tuple[int, ...], vocab_size: int, models: int = 1) -> Schedule:
-        """The schedule for chunks of this shape, so that the logits of a step take bounded memory.
+        """The schedule for chunks of this shape, with bounded memory for the logits of a step.
 
         Args:
             shape: number and length of the chunks.
-            vocab_size: logits in a row; the largest of the models'.
-            models: how many hold their logits at the same time.
+            vocab_size: number of logits per row; the largest of all models.
+            models: how many models hold their logits at the same time.
         """
         count, length = shape
         rows = max(1, min(MAX_BATCH, min(LOGITS_BYTES, ALL_LOGITS_BYTES // models) // (4 * vocab_size)))

@@ -1,4 +1,4 @@
-"""transformers' model of a checkpoint, whose layers get their weights when they are called. Imports torch."""
+"""The transformers model of a checkpoint, whose layers load their weights when they are called. Imports torch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mconv.convert.layouts.hf.names import CONFIG
 from mconv.convert.model.checkpoint import Checkpoint
 from mconv.inference.streamed_weights import Weights
 
-PASS_TOKENS = 1024  # tokens that a layer takes at once
-MLP_TOKENS = 512  # tokens that its MLP takes at once, the widest part of a layer
-HEAD_BYTES = 64 << 20  # rows of the output matrix that are read at once
+PASS_TOKENS = 1024  # tokens that a layer processes at once
+MLP_TOKENS = 512  # tokens that its MLP, the widest part of a layer, processes at once
+HEAD_BYTES = 64 << 20  # bytes of the output matrix that are read at once
 _EMBEDDING, _HEAD, _NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm."
 
 
@@ -28,15 +28,15 @@ class StreamedModel:
     """The text model of a checkpoint, computing in float32.
 
     Attributes:
-        in_memory: whether all of its weights stay in memory once they were read.
+        in_memory: whether all of its weights stay in memory once they have been read.
 
     Args:
-        checkpoint: of any layout with float weights.
+        checkpoint: a checkpoint with float weights, in any layout.
         weights: where its parameters come from.
 
     Raises:
-        SourceError: transformers cannot build such a model.
-        MappingError: a tensor of the checkpoint has no place in it, or the other way round.
+        SourceError: transformers cannot build the model.
+        MappingError: a tensor of the checkpoint is not in the model, or the other way round.
     """
 
     def __init__(self, checkpoint: Checkpoint, weights: Weights) -> None:
@@ -56,22 +56,22 @@ class StreamedModel:
         self._model.norm.load_state_dict(weights.parameters(_NORM, _shapes(self._model.norm)), assign=True)
 
     def load(self) -> None:
-        """Read the weights that may stay in memory, so that the next call does not wait for the disk."""
+        """Read the weights that fit into memory, so that the next call does not wait for the disk."""
         hidden = self.hidden(np.zeros((1, 1), np.int32))
         self.logits(hidden, np.empty((1, self._vocab), np.float32))
 
     def new_cache(self) -> Any:
-        """Keys and values of a sequence that nothing was read of yet."""
+        """An empty key-value cache for a new sequence."""
         from transformers import DynamicCache
 
         return DynamicCache(config=self._model.config)
 
     def hidden(self, tokens: np.ndarray, cache: Any = None) -> torch.Tensor:
-        """What the last layer makes of some chunks.
+        """The hidden states of some chunks after the last layer.
 
         Args:
             tokens: int32[chunks, length].
-            cache: of `new_cache`: what one chunk read so far, which these tokens go on from and are added to.
+            cache: from `new_cache`: the earlier tokens of one chunk, to which these tokens are added.
 
         Returns:
             float32[chunks, length, hidden].
@@ -86,10 +86,10 @@ class StreamedModel:
 
         Args:
             hidden: float32[chunks, rows, hidden].
-            out: float32[at least chunks * rows, vocabulary], to be filled.
+            out: float32[at least chunks * rows, vocabulary], filled by this call.
 
         Returns:
-            float32[chunks, rows, vocabulary], the beginning of `out`.
+            float32[chunks, rows, vocabulary], a view of the start of `out`.
         """
         chunks, rows, width = hidden.shape
         found = torch.from_numpy(out[: chunks * rows])
@@ -103,7 +103,7 @@ class StreamedModel:
 
 
 class _StreamedLayer(nn.Module):
-    """A decoder layer that has weights only while it works, a few chunks at a time."""
+    """A decoder layer that holds its weights only during a call, and processes a few chunks at a time."""
 
     def __init__(self, layer: Any, prefix: str, weights: Weights) -> None:
         super().__init__()
@@ -115,16 +115,16 @@ class _StreamedLayer(nn.Module):
 
     @property
     def values(self) -> int:
-        """How many values its parameters have."""
+        """Number of values in its parameters."""
         return sum(map(math.prod, self._parameter_shapes.values()))
 
     @property
     def parameter_names(self) -> set[str]:
-        """Under which the checkpoint has them."""
+        """The names of its parameters in the checkpoint."""
         return {self._prefix + name for name in self._parameter_shapes}
 
     def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None = None, **others: Any) -> torch.Tensor:
-        """Replace the hidden states of all chunks, float32[chunks, length, hidden], by what the layer makes of them."""
+        """Apply the layer to the hidden states of all chunks, float32[chunks, length, hidden], in place."""
         parameters = self._weights.parameters(self._prefix, self._parameter_shapes)
         step = max(1, PASS_TOKENS // hidden.shape[1])
         for start in range(0, len(hidden), step):
@@ -136,7 +136,7 @@ class _StreamedLayer(nn.Module):
 
 
 def _in_parts(forward: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """An MLP that takes some tokens at a time: each goes through it alone, and so the result is the same."""
+    """An MLP that processes a few tokens at a time; tokens are independent of each other, so the result is the same."""
 
     def forward_in_parts(hidden: torch.Tensor) -> torch.Tensor:
         return torch.cat([forward(part) for part in hidden.split(MLP_TOKENS, dim=1)], dim=1)
@@ -149,7 +149,7 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _build(checkpoint: Checkpoint) -> Any:
-    """The base model (all but the output matrix), without weights."""
+    """The base model (without the output matrix), without weights."""
     from transformers import CONFIG_MAPPING, AutoModel
 
     members = _config(checkpoint)
@@ -159,9 +159,9 @@ def _build(checkpoint: Checkpoint) -> Any:
             model = AutoModel.from_config(
                 config, dtype=torch.float32, attn_implementation="sdpa", experts_implementation="eager"
             )
-        # Its frequencies are no weights: they are computed from the configuration, so not on the meta device.
+        # Its frequencies are not weights: they are computed from the configuration, so not on the meta device.
         model.rotary_emb = type(model.rotary_emb)(config=model.config)
-    except Exception as error:  # whatever transformers and its checks of a configuration raise
+    except Exception as error:  # transformers and its checks of a configuration raise various errors
         raise SourceError(
             f"{checkpoint.path}: transformers cannot build the model: {error}",
             "check config.json against the original",
@@ -170,7 +170,7 @@ def _build(checkpoint: Checkpoint) -> Any:
 
 
 def _config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """config.json as the checkpoint has it; where it has none, what its own settings say.
+    """The config.json of the checkpoint; if it has none, a configuration made from its settings.
 
     Raises:
         MappingError: transformers has no configuration for such a model.

@@ -1,6 +1,6 @@
-"""Weights of a checkpoint as transformers' modules want them: float32, a part of the model at a time.
+"""The weights of a checkpoint as parameters of transformers' modules: float32, one part of the model at a time.
 
-Parts stay in memory as long as there is room, and are read again where there is none.
+Parts stay in memory while there is room; other parts are read again each time.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Weights:
     """Parameters by the names of transformers' text model.
 
     Args:
-        checkpoint: of any layout with float weights.
-        budget: bytes of float32 parameters that may stay in memory.
+        checkpoint: a checkpoint with float weights, in any layout.
+        budget: how many bytes of float32 parameters may stay in memory.
     """
 
     def __init__(self, checkpoint: Checkpoint, budget: int) -> None:
@@ -44,11 +44,11 @@ class Weights:
         """The parameters of a module.
 
         Args:
-            prefix: what stands before their names in the checkpoint.
-            shapes: name to shape of each.
+            prefix: the prefix of their names in the checkpoint.
+            shapes: name to shape.
 
         Raises:
-            MappingError: one is missing, or has another shape.
+            MappingError: a parameter is missing, or has another shape.
             SourceError: a file is truncated.
         """
         return self._keep(
@@ -59,7 +59,7 @@ class Weights:
         """Rows [start, stop) of a matrix, float32.
 
         Raises:
-            MappingError: there is none of this name.
+            MappingError: there is no matrix of this name.
             SourceError: a file is truncated.
         """
         tensor = self._tensor(name)
@@ -74,7 +74,7 @@ class Weights:
         return self._keep(f"{name}[{start}:{stop}]", read)["rows"]
 
     def gather(self, name: str, index: np.ndarray) -> torch.Tensor:
-        """Some rows of a matrix, in the shape of an index of them: float32[*index.shape, row length].
+        """The rows of a matrix at an index: float32[*index.shape, row length].
 
         Raises:
             MappingError, SourceError: see `rows`.
@@ -86,14 +86,14 @@ class Weights:
         return _from_stored(stored).float()[places.reshape(index.shape)]
 
     def have_room(self, size: int) -> bool:
-        """Whether so many bytes may stay in memory."""
+        """Whether `size` more bytes may stay in memory."""
         return size <= self._budget
 
     def check_coverage(self, used: Collection[str]) -> None:
-        """Refuse a checkpoint with more tensors than these parameters hold, or with less.
+        """Reject a checkpoint whose tensors are not exactly those of these parameters.
 
         Raises:
-            MappingError: names one of them.
+            MappingError: a tensor is unknown or missing.
         """
         held = dict.fromkeys(part for name in used for part in self._parts(name))
         for name in held:
@@ -123,7 +123,7 @@ class Weights:
         wanted = (row_count(shape), row_length(shape))
         if sum(row_count(part.shape) for part in parts) != wanted[0] or row_length(parts[0].shape) != wanted[1]:
             raise MappingError(
-                f"tensor {name} of {list(shape)} is not what the checkpoint holds: {list(parts[0].shape)}",
+                f"tensor {name} has shape {list(parts[0].shape)}, but transformers expects {list(shape)}",
                 "config.json and the weights belong to different models, or one of them is damaged",
             )
         values = torch.empty(wanted)
@@ -144,7 +144,7 @@ class Weights:
         return found
 
     def _parts(self, name: str) -> list[str]:
-        """Canonical names of the tensors whose rows, one after the other, are a parameter: see `FusedTensor`."""
+        """Canonical names of the tensors whose concatenated rows are a parameter; see `FusedTensor`."""
         found = fused_tensor(self._family, name)
         return [name] if found is None else list(fused_parts(self._family, *found, self._spec))
 
@@ -158,7 +158,7 @@ def _read_into(rows: torch.Tensor, tensor: Tensor, start: int) -> None:
 
 
 def _from_stored(rows: np.ndarray) -> torch.Tensor:
-    """Rows as stored (float32, float16, or bfloat16 bits in uint16); assigning them to float32 rows widens them."""
+    """Stored rows (float32, float16, or bfloat16 bits in uint16); assigning them to float32 rows widens them."""
     import torch
 
     values = torch.from_numpy(rows)
@@ -166,7 +166,7 @@ def _from_stored(rows: np.ndarray) -> torch.Tensor:
 
 
 def available_memory() -> int:
-    """Bytes that this process could still take; zero where nothing tells."""
+    """Bytes of memory that this process could still use; zero if unknown."""
     free = []
     meminfo = Path("/proc/meminfo")
     if meminfo.exists() and (match := re.search(r"^MemAvailable:\s+(\d+) kB$", meminfo.read_text(), re.MULTILINE)):

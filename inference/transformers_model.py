@@ -1,8 +1,8 @@
-"""A checkpoint run by transformers, so that a conversion is measured and not only what followed it.
+"""Run a checkpoint with transformers, so that errors of a conversion are measured, and not only those of later steps.
 
-Weights are widened to float32 and everything is computed in it: bfloat16 arithmetic would add an error of its own, of
-the size of what a good quantization loses. Decoder layers are in memory one at a time where the whole model has no
-room; each then does its work for a group of chunks before it is let go.
+Weights are widened to float32 and everything is computed in float32: bfloat16 arithmetic would add an error as large as
+the loss of a good quantization. If the whole model does not fit into memory, decoder layers are loaded one at a time,
+and each processes a group of chunks before it is released.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from mconv.convert.model.checkpoint import Checkpoint
     from mconv.inference.language_model import ReadOn
 
-SHARE_OF_MEMORY = 0.5  # of what is free when the model is opened: the rest is for artifacts, and for files in the cache
+SHARE_OF_MEMORY = 0.5  # of the free memory when the model is opened: the rest is for artifacts and for the page cache
 HIDDEN_BYTES = 128 << 20  # hidden states of the chunks that go through a layer together
 
 
 class TransformersModel:
     """A checkpoint with float weights, to be used in a `with` block; a `mconv.inference.language_model.LanguageModel`.
 
-    Texts are tokenized by llama.cpp, with the vocabulary of the checkpoint: whether that gives what the model's own
-    tokenizer does is another check's question, and the ids are those that llama-perplexity has for a conversion.
+    Texts are tokenized by llama.cpp, with the vocabulary of the checkpoint, so that the ids are those of
+    llama-perplexity for a converted file. Another check compares the result with the model's own tokenizer.
 
     Args:
-        checkpoint: a Hugging Face or Megatron folder that has been opened.
-        threads: threads to work with; None takes every usable core.
+        checkpoint: an opened Hugging Face or Megatron folder.
+        threads: number of threads; None uses every usable core.
 
     Raises:
         UsageError: torch or transformers are not installed.
-        SourceError, FormatError, MappingError: the tokenizer cannot be read, or transformers has no such model.
+        SourceError, FormatError, MappingError: the tokenizer cannot be read, or transformers cannot build the model.
     """
 
     def __init__(self, checkpoint: Checkpoint, threads: int | None = None) -> None:
@@ -50,7 +50,7 @@ class TransformersModel:
             from mconv.inference.streamed_model import StreamedModel
         except ImportError as error:
             raise UsageError(
-                f"{checkpoint.path}: running a checkpoint's folder takes torch and transformers ({error})",
+                f"{checkpoint.path}: running a checkpoint folder needs torch and transformers ({error})",
                 "pip install 'mconv[original]'",
             ) from error
         from mconv.convert.engine.threads import default_threads
@@ -73,14 +73,14 @@ class TransformersModel:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing to do: its memory goes with it."""
+        """Do nothing: its memory is freed with the object."""
 
     def used_tokens(self) -> int:
-        """`vocab_size` less the tokens at its end that only fill the matrix up."""
+        """`vocab_size` without the padding tokens at the end of the vocabulary."""
         return self.vocabulary.used_tokens()
 
     def likeliest(self, tokens: np.ndarray, first: int) -> np.ndarray:
-        """The token that is likeliest after each position from `first` on, see `LanguageModel`."""
+        """The most likely token after each position, from `first` on; see `LanguageModel`."""
         import numpy as np
 
         hidden = self._model.hidden(tokens[None])[:, first:]
@@ -90,8 +90,8 @@ class TransformersModel:
         return np.concatenate([self._model.logits(part, out)[0].argmax(axis=1) for part in parts])
 
     @contextmanager
-    def reader(self, length: int) -> Iterator[ReadOn]:  # noqa: ARG002 keys and values take the room they need
-        """Working memory for one sequence, see `LanguageModel`."""
+    def reader(self, length: int) -> Iterator[ReadOn]:  # noqa: ARG002 the key-value cache grows as needed
+        """A context for one sequence; see `LanguageModel`."""
         import numpy as np
 
         self._model.load()
@@ -105,7 +105,7 @@ class TransformersModel:
         yield read_on
 
     def scored_logits(self, chunks: np.ndarray, schedule: Schedule) -> Generator[LogitBlock, None, None]:
-        """Run every chunk and yield the logits of its scored positions, see `LogitSource`."""
+        """Run every chunk and yield the logits of its scored positions; see `LogitSource`."""
         import numpy as np
 
         first = first_scored(schedule.length)

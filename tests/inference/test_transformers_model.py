@@ -269,6 +269,6 @@ def test_an_untied_model_without_output_matrix(tied: Path, tmp_path: Path) -> No
 def test_without_torch_the_hint_says_what_to_install(dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "mconv.inference.streamed_model", raising=False)
-    with pytest.raises(UsageError, match="takes torch and transformers") as caught:
+    with pytest.raises(UsageError, match="needs torch and transformers") as caught:
         open_model(dense)
     assert caught.value.hint == "pip install 'mconv[original]'"
