@@ -1,1 +1,1 @@
-"""mval: is the artifact what the source was, and how much did it lose."""
+"""mval: check an artifact against its source, and measure how much quality it lost."""

@@ -13,7 +13,7 @@ from mconv.validate import commands
 
 @program("mval", click.Group)
 def cli() -> None:
-    """Is the artifact what the source was, and how much did it lose."""
+    """Check an artifact against its source, and measure how much quality it lost."""
 
 
 for command in find_commands(commands):

@@ -1,4 +1,4 @@
-"""What a check found: one value for every check, so that tables, JSON, pages and gates read the same."""
+"""Findings: one type for every check, shared by tables, JSON, pages and gates."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Severity = Literal["fail", "warn", "note"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with an artifact, or worth knowing of it.
+    """One fault of an artifact, or one remark about it.
 
     Attributes:
-        check: the one of `CHECKS` that found it.
-        kind: what it is, in snake case and always the same word for the same fault: `missing_tensor`.
+        check: the check that found it, one of `CHECKS`.
+        kind: the kind of fault, in snake case, always the same for the same fault: `missing_tensor`.
         subject: the tensor, token, conversation or text that it is about.
-        what: one sentence for a person; begins with the subject.
-        severity: `fail`: the artifact is not what the reference is; `warn`: a person should look; `note`: known and
-            harmless.
+        what: one sentence for people; begins with the subject.
+        severity: `fail`: the artifact does not match the reference; `warn`: a person should look at it; `note`: known
+            and harmless.
     """
 
     check: str
@@ -37,5 +37,5 @@ class Finding:
 
 
 def failed(findings: Iterable[Finding]) -> list[Finding]:
-    """Those that fail an artifact."""
+    """The findings that fail an artifact."""
     return [finding for finding in findings if finding.severity == "fail"]

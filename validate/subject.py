@@ -1,4 +1,4 @@
-"""What is checked: an artifact, or the reference that artifacts are compared with, opened once for all checks."""
+"""A subject of checks: an artifact or the reference, opened once for all checks."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 
 
 class Subject:
-    """A model in any layout. Each part is read when it is first asked for, and kept.
+    """A model in any layout. Each part is read on first use, and cached.
 
     Use it in a `with` block, or get several with `open_subjects`: it is closed at the end.
 
     Attributes:
-        path: as given.
+        path: the path as given.
         layout: "hf", "megatron" or "gguf".
 
     Args:
@@ -54,7 +54,7 @@ class Subject:
         reading: read options of layouts, see `open_checkpoint`; those of other layouts than the path's are left out.
         threads: threads that run the model; None takes every usable core.
 
-    Every property raises SourceError, FormatError or MappingError where its part cannot be read, and OSError for a file
+    Every property raises SourceError, FormatError or MappingError if its part cannot be read, and OSError for a file
     that is missing or not readable.
     """
 
@@ -82,7 +82,7 @@ class Subject:
     @cached_property
     def header(self) -> GgufFile:
         """The header of a GGUF file, all parts of a split one together."""
-        self.path.stat()  # names the file that is missing, as any other error of the operating system does
+        self.path.stat()  # raises an error with the file name if the file is missing
         return read_gguf_model(self.path)
 
     @cached_property
@@ -92,7 +92,7 @@ class Subject:
 
     @cached_property
     def shards(self) -> tuple[list[FileTensor], list[MconvError]]:
-        """The tensors in a Hugging Face folder and what is wrong with its files, see `read_shards`."""
+        """The tensors in a Hugging Face folder and the faults of its files; see `read_shards`."""
         return read_shards(self.path)
 
     @cached_property
@@ -119,7 +119,7 @@ class Subject:
 
     @cached_property
     def tokenizer(self) -> TokenizerSource:
-        """The tokenizer and the chat templates; the weights need not be there."""
+        """The tokenizer and the chat templates; does not need the weights."""
         if not self.path.exists():
             raise SourceError(f"{self.path}: no such file or folder", "give a folder of a checkpoint, or a GGUF file")
         folder: Path | None = None
@@ -132,12 +132,12 @@ class Subject:
             else:
                 folder, spec = self.path, family_of_class(architecture(self.config)).read_config(self.config)
             vocabulary = read_vocabulary(folder, spec.vocab)
-            # Not the templates of the vocabulary: where a checkpoint has none, that one is generated.
+            # Do not use the template of the vocabulary: it is generated if the checkpoint has none.
             templates = read_chat_templates(folder)
         return TokenizerSource(self.path, folder, vocabulary, templates, self.llama_vocabulary)
 
     def llama_vocabulary(self) -> LlamaVocabulary:
-        """The vocabulary in llama.cpp: that of the model where it is loaded, else loaded alone."""
+        """The vocabulary in llama.cpp: from the model if it is loaded, otherwise loaded separately."""
         if self._model is not None:
             return self._model.vocabulary
         if self._vocabulary_alone is None:
@@ -151,7 +151,7 @@ class Subject:
         return self._vocabulary_alone
 
     def check_runnable(self) -> None:
-        """Look at the headers, so that what cannot be run is reported before anything is run."""
+        """Check the headers, so that problems are reported before any model is run."""
         if self.is_gguf:
             check_header(self.path, self.header.metadata)
         else:
@@ -161,8 +161,8 @@ class Subject:
         """The model, loaded once; it stays loaded until `unload`.
 
         Raises:
-            OSError, SourceError, FormatError, MappingError: it cannot be loaded, with the reason.
-            UsageError: torch or transformers, which run folders, are not installed.
+            OSError, SourceError, FormatError, MappingError: it cannot be loaded.
+            UsageError: torch or transformers, which are needed for folders, are not installed.
         """
         if self._model is None:
             self._model = self._load()
@@ -185,7 +185,7 @@ class Subject:
             self._model = None
 
     def close(self) -> None:
-        """Unload the model and forget all that was read. What is asked for afterwards is read again."""
+        """Unload the model and drop everything that was read. Later uses read it again."""
         self.unload()
         self._vocabulary_alone = None
         for name, member in vars(Subject).items():
@@ -197,7 +197,7 @@ class Subject:
 def open_subjects(
     paths: Sequence[Path], *, reading: ReadOptions | None = None, threads: int | None = None
 ) -> Iterator[list[Subject]]:
-    """A subject for each path, in order; the same one where a path is given twice. All are closed at the end.
+    """A subject for each path, in order; the same subject if a path is given twice. All are closed at the end.
 
     Args:
         reading, threads: see `Subject`.

@@ -188,7 +188,7 @@ def test_a_template_that_fails_leaves_the_plain_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        ("{{ 'a' * 1024 }}", f"gives {tiny_gguf.CONTEXT + 1} tokens, where the model has a context of"),
+        ("{{ 'a' * 1024 }}", f"gives {tiny_gguf.CONTEXT + 1} tokens, but the context of the model is"),
         ("{# nothing #}", "gives 0 tokens"),
     ],
 )
@@ -373,7 +373,7 @@ def test_a_folder_that_has_no_room_writes_nothing(
     assert [row["file"] for row in result.json["results"]] == [str(artifact)] * 2
     assert all(row["agreement"]["common_prefix"] == 3 for row in result.json["results"])
     assert all(row["agreement"]["flags"] is None for row in result.json["results"])
-    assert result.err.count(f"note: {EXAMPLE}: too large for the free memory") == 2
+    assert result.err.count(f"note: {EXAMPLE}: skipped answers, since the model is too large for the free memory") == 2
 
 
 def test_another_vocabulary_is_refused(command: Command, tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_the_final_newline_does_not_count(tmp_path: Path) -> None:
 def test_a_text_that_is_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(b"abc\xff")
-    with pytest.raises(SourceError, match="not UTF-8 at byte 3"):
+    with pytest.raises(SourceError, match="byte 3 is not UTF-8"):
         chunks.read_text(path)
 
 
@@ -212,7 +212,7 @@ def test_a_text_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_a_text_that_is_too_short() -> None:
     assert chunks.cut(np.zeros(64, np.int32), 32).shape == (2, 32)
-    with pytest.raises(SourceError, match="63 tokens, where a context of 32 needs 64"):
+    with pytest.raises(SourceError, match="63 tokens, but a context of 32 needs 64"):
         chunks.cut(np.zeros(63, np.int32), 32)
 
 
@@ -246,7 +246,7 @@ def test_a_short_text_is_named_before_any_is_run(
     monkeypatch.setattr(LlamaCppModel, "scored_logits", lambda *_: pytest.fail("it was run"))
     result = command(cli, "perplexity", noise, "--text", text, "--text", short, "--ctx", 64)
     assert (result.code, result.out) == (3, "")
-    assert f"{short} is too short: 4 tokens, where a context of 64 needs 128" in result.err
+    assert f"{short} is too short: 4 tokens, but a context of 64 needs 128" in result.err
 
 
 def test_table(command: Command, noise: Path, text: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_context_beyond_the_training_is_noted(command: Command, noise: Path, t
     length = tiny_gguf.CONTEXT + 8
     result = command(cli, "perplexity", noise, "--text", text, "--ctx", length, "--chunks", 1, "--json")
     assert result.code == 0
-    assert f"trained on {tiny_gguf.CONTEXT} tokens of context, asked for {length}" in result.err
+    assert f"a context of {length} tokens, but the model was trained on {tiny_gguf.CONTEXT}" in result.err
 
 
 @pytest.mark.parametrize(

@@ -249,7 +249,7 @@ def test_one_that_is_stricter_and_one_that_is_laxer(llama: Path, tmp_path: Path)
     laxer = TEMPLATE.replace("'tool']", "'tool', 'poet']")
     result = compare(source(llama), tmp_path, mutations.template(laxer))
     assert (kinds(result), kinds(result, "warn")) == ([], [("template_strictness", "unknown role")])
-    assert result.findings[0].what.endswith("refuses it: the chat template fails: TemplateError: who is that?")
+    assert result.findings[0].what.endswith("rejects it: the chat template fails: TemplateError: who is that?")
     stricter = TEMPLATE.replace(
         "{{ bos_token }}",
         "{{ bos_token }}{% if messages and messages[0].role == 'assistant' %}"

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     show_default=True,
     type=click.IntRange(0, 1000),
     metavar="N",
-    help="Also sample N answers, with the settings that the model recommends.",
+    help="Also sample N answers, with the model's recommended settings.",
 )
 @click.option("--reference", type=source_type, metavar="SRC", help="A model to compare the greedy answers with.")
 @read_options
@@ -57,10 +57,10 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Greedy and sampled answers, with the chat template and without, and how far a reference writes the same.
+    """Generate greedy and sampled answers, with and without the chat template, and compare them with a reference.
 
-    The reference and each ARTIFACT are GGUF files, or folders of Hugging Face or Megatron checkpoints, which
-    transformers runs.
+    The reference and each ARTIFACT are GGUF files, or folders of Hugging Face or Megatron checkpoints, which are run
+    with transformers.
 
     \b
     Examples:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     required=True,
     type=source_type,
     metavar="SRC",
-    help="The model to compare with; or a file of its log-probabilities.",
+    help="The model to compare with, or a file of its log-probabilities.",
 )
 @text_option()
 @ctx_option(show_default=str(DEFAULT_CONTEXT))
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     "--save-logits",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="OUT.kld",
-    help="Keep the reference's log-probabilities, in the format of llama-perplexity.",
+    help="Save the reference's log-probabilities, in the format of llama-perplexity.",
 )
 @threads_option
 @json_option
@@ -61,10 +61,10 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """KL divergence from a reference, as llama-perplexity has it, without a file of logits in between.
+    """Measure KL divergence from a reference as llama-perplexity does, without an intermediate file of logits.
 
-    The reference and each ARTIFACT are GGUF files, or folders of Hugging Face or Megatron checkpoints, which
-    transformers runs. All read each text side by side.
+    The reference and each ARTIFACT are GGUF files, or folders of Hugging Face or Megatron checkpoints, which are run
+    with transformers. All models read each text in parallel.
 
     \b
     Examples:
@@ -96,26 +96,27 @@ def command(
         print_findings(finding for result in results for finding in result.findings)
     fail_on_findings(
         ((str(result.file), finding) for result in results for finding in result.findings),
-        "the weights hold NaN or Inf, or lead to them; convert again from a source that is known to be good",
+        "the weights contain NaN or Inf, or produce them; convert again from a source that is known to be good",
     )
 
 
 def _check_options(stored: bool, texts: tuple[Path, ...], ctx: int | None, save_logits: Path | None) -> None:
-    """Refuse options that a reference of this kind leaves nothing to do.
+    """Reject options that do not apply to a reference of this kind.
 
     Raises:
-        UsageError: says which.
+        UsageError: an option does not apply, or is missing.
     """
     if stored:
         for given, name in ((texts, "--text"), (ctx, "--ctx"), (save_logits, "--save-logits")):
             if given:
                 raise UsageError(
-                    f"{name} with a file of log-probabilities, which holds the tokens", f"leave {name} out"
+                    f"{name} does not apply to a file of log-probabilities, which contains the tokens",
+                    f"leave {name} out",
                 )
     elif not texts:
-        raise UsageError("no --text to compare the models on", "give one or more files with --text")
+        raise UsageError("--text is missing", "give one or more texts with --text to compare the models on")
     elif save_logits is not None and len(texts) > 1:
-        raise UsageError(f"--save-logits with {len(texts)} texts: a file holds one", "give one --text")
+        raise UsageError(f"--save-logits can save one text, not {len(texts)}", "give one --text")
 
 
 def _print_results(results: list[Divergence]) -> None:

@@ -49,9 +49,9 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Perplexity on texts, as llama-perplexity has it.
+    """Measure perplexity on texts as llama-perplexity does.
 
-    An ARTIFACT is a GGUF file, or the folder of a Hugging Face or Megatron checkpoint, which transformers runs.
+    An ARTIFACT is a GGUF file, or the folder of a Hugging Face or Megatron checkpoint, which is run with transformers.
 
     \b
     Examples:
@@ -72,14 +72,14 @@ def command(
         _print(results)
     fail_on_findings(
         ((str(result.file), finding) for result in results for finding in result.findings),
-        "the weights hold NaN or Inf, or lead to them; convert again from a source that is known to be good",
+        "the weights contain NaN or Inf, or produce them; convert again from a source that is known to be good",
     )
 
 
 def _measure_subject(
     subject: Subject, contents: dict[Path, str], ctx: int, limit: int | None
 ) -> Iterator[PerplexityResult]:
-    """One result a text; the subject is closed after the last."""
+    """One result per text; the subject is closed after the last."""
     from mconv.inference.chunks import cut, with_bos
     from mconv.validate.divergence.perplexity import PerplexityResult
 
@@ -87,7 +87,7 @@ def _measure_subject(
     with subject:
         model = subject.model()
         note_long_context(model, ctx)
-        # All of them first: one that is too short is reported before the hours that another takes.
+        # Read all texts first: a text that is too short is reported before another one runs for hours.
         tokens = {text: model.vocabulary.tokenize(content) for text, content in contents.items()}
         cuts = {text: cut(found, ctx, limit, text=text) for text, found in tokens.items()}
         for text, chunks in cuts.items():

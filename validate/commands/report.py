@@ -45,7 +45,7 @@ _COLUMNS = ("file", "type", "size", "bits/weight", "perplexity", "mean KL", "99.
 @read_options
 @threads_option
 @click.option("--json", "json_file", type=path_type, metavar="OUT", help="Write the report as JSON; - for stdout.")
-@click.option("--html", type=path_type, metavar="OUT", help="Write the report as a page.")
+@click.option("--html", type=path_type, metavar="OUT", help="Write the report as an HTML page.")
 def command(
     artifacts: tuple[Path, ...],
     reference: Path,
@@ -61,9 +61,9 @@ def command(
     json_file: Path | None,
     html: Path | None,
 ) -> None:
-    """Every check of some artifacts against what they were made from, with gates, in one report.
+    """Run every check of artifacts against their reference, apply the gates, and write one report.
 
-    Ends with exit code 1 if a gate fails, once the report is written.
+    Writes the report, then exits with code 1 if a gate fails.
 
     \b
     Examples:
@@ -117,7 +117,7 @@ def _json_file(report: dict[str, Any]) -> str:
 
 
 def _print(report: Mapping[str, Any]) -> None:
-    """A row an artifact, then each gate that does not pass."""
+    """Print one row per artifact, then each gate that does not pass."""
     from mconv.validate.report.summary import summarize, together
 
     rows = summarize(report)
@@ -149,7 +149,7 @@ def _print(report: Mapping[str, Any]) -> None:
 
 
 def _numbers(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Of the text with the largest mean KL divergence; a number that is none shows as such."""
+    """The numbers for the text with the largest mean KL divergence; NaN is shown as such."""
 
     def show(value: float | None, form: str) -> str:
         return "nan" if value is None else format(value, form)

@@ -1,4 +1,4 @@
-"""What several commands of mval share: arguments, options, the check of headers, what they print of findings."""
+"""Shared by several commands of mval: arguments, options, notes, and the output of findings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEFAULT_CONTEXT = 512
 
 
 class _SourceType(click.Path):
-    """A path, or ORGANIZATION/NAME[@REVISION] on the Hub, which becomes the folder in the Hub's cache."""
+    """A path, or ORGANIZATION/NAME[@REVISION] on the Hub, which is converted to the folder in the Hub's cache."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from mconv.convert.hub import resolve_source
@@ -49,24 +49,24 @@ chunks_option = click.option(
     "--chunks", type=click.IntRange(min=1), metavar="N", help="Score the first N chunks.  [default: all]"
 )
 imatrix_option = click.option(
-    "--imatrix", type=path_type, metavar="FILE", help="The importance matrix they were quantized with."
+    "--imatrix", type=path_type, metavar="FILE", help="The importance matrix used for quantization."
 )
 
 
 def note_long_context(model: LanguageModel, length: int) -> None:
-    """Say so where a model is asked for more context than it was trained on."""
+    """Note a context that is longer than the one the model was trained on."""
     if length > model.trained_context:
-        note(f"{model.path}: trained on {model.trained_context} tokens of context, asked for {length}")
+        note(f"{model.path}: a context of {length} tokens, but the model was trained on {model.trained_context}")
 
 
 def one_line(text: str, width: int = 100) -> str:
-    """A text that nobody vouches for, safe to print: no line breaks, no escape sequences."""
+    """An untrusted text, made safe to print: no line breaks, no escape sequences."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return shown if len(shown) <= width else shown[: width - 3] + "..."
 
 
 def print_findings(findings: Iterable[Finding]) -> None:
-    """Print findings as a table, the gravest first; nothing where there are none."""
+    """Print findings as a table, the most severe first; print nothing if there are none."""
     order = ("fail", "warn", "note")
     rows = [
         (finding.severity, finding.check, finding.kind, one_line(finding.subject, 40), one_line(finding.what, 400))
@@ -77,10 +77,10 @@ def print_findings(findings: Iterable[Finding]) -> None:
 
 
 def fail_on_findings(findings: Iterable[tuple[str, Finding]], hint: str) -> None:
-    """End the command with exit code 1 if any of the findings, each with its artifact, fails that artifact.
+    """End the command with exit code 1 if any finding fails its artifact.
 
     Raises:
-        ValidationError: names the first.
+        ValidationError: an artifact fails; names the first finding.
     """
     failing = [(file, finding) for file, finding in findings if finding.severity == "fail"]
     if failing:

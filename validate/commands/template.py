@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def command(artifacts: tuple[Path, ...], reference: Path, reading: ReadOptions, as_json: bool) -> None:
     """Whether conversations become the tokens that they become in the reference.
 
-    The measure is the reference's chat template, or mistral-common where it has none. No weights are read.
+    Artifacts are compared with the reference's chat template, or with mistral-common if it has none. Reads no weights.
 
     \b
     Examples:

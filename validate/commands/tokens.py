@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 def command(
     artifacts: tuple[Path, ...], reference: Path, reading: ReadOptions, texts: tuple[Path, ...], as_json: bool
 ) -> None:
-    """Whether text becomes the ids that it becomes in the reference.
+    """Check that text becomes the same token ids as in the reference.
 
-    No weights are read: a folder with the configuration and the tokenizer is enough.
+    Reads no weights: a folder with the configuration and the tokenizer is enough.
 
     \b
     Examples:

@@ -40,9 +40,9 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Every tensor against the reference's, byte for byte or within the errors of its type.
+    """Compare every tensor with that of the reference: byte for byte, or within the errors of its type.
 
-    No model is run: memory is bounded by a few chunks a thread, and the speed is about that of reading.
+    Runs no model: memory is bounded by a few chunks per thread, and the speed is about that of reading.
 
     \b
     Examples:

@@ -1,1 +1,1 @@
-"""How far an artifact is from its reference on a text: perplexity and KL divergence."""
+"""Perplexity and KL divergence of an artifact from its reference on a text."""

@@ -1,4 +1,4 @@
-"""Two models' logits for the same tokens: how far apart they are, token by token.
+"""Compare the logits of two models for the same tokens, token by token.
 
 Definitions are those of llama-perplexity --kl-divergence (llama.cpp tools/perplexity/perplexity.cpp).
 """
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
     from mconv.inference.schedule import LogitBlock
 
-LEAST = -16.0  # log-probability; what the reference holds less likely does not count
+LEAST = -16.0  # log-probability; tokens that are less likely in the reference are ignored
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """What an artifact and the reference say of some tokens; all float64[rows] but the last.
+    """Scores of an artifact and the reference for some tokens; all are float64[rows], except the last.
 
     Attributes:
-        kl: sum over the vocabulary of p (log p - log q), in nats; p the reference's probabilities, q the artifact's.
-            Tokens to which the reference gives less than exp(-16) are left out, as in llama-perplexity, whose file does
-            not hold them. All of them together hardly count, unless the models hardly differ.
-        losses: -log q of the token that follows.
-        reference_losses: -log p of it.
-        same_top: bool[rows], whether the likeliest tokens are the same; of equals the first counts.
+        kl: sum over the vocabulary of p (log p - log q), in nats; p from the reference, q from the artifact. Tokens to
+            which the reference gives less than exp(-16) are left out, as in llama-perplexity, whose file does not
+            contain them. Together they hardly matter, unless the models hardly differ.
+        losses: -log q of the next token.
+        reference_losses: -log p of the next token.
+        same_top: bool[rows], whether the most likely tokens are the same; the first one in case of a tie.
     """
 
     kl: np.ndarray
@@ -40,7 +40,7 @@ class TokenScores:
 
     @property
     def delta_p(self) -> np.ndarray:
-        """The probability of the token that follows, the artifact's less the reference's; float64[rows]."""
+        """The probability of the next token in the artifact minus that in the reference; float64[rows]."""
         import numpy as np
 
         return np.exp(-self.losses) - np.exp(-self.reference_losses)
@@ -51,15 +51,15 @@ def compare(
 ) -> list[TokenScores]:
     """Compare the logits of some artifacts with those of the reference.
 
-    exp is taken in float32 and everything is summed in float64; the difference of two logits is taken before anything
-    else, so that logits that are equal give zero.
+    exp is computed in float32 and everything is summed in float64; the difference of two logits is computed first, so
+    that equal logits give exactly zero.
 
     Args:
-        reference: its logits, and the tokens that follow.
-        artifacts: float32[rows, vocabulary] of each.
+        reference: the logits of the reference, and the next tokens.
+        artifacts: the logits of each artifact, float32[rows, vocabulary].
         pool: threads that share the rows.
-        stored: the reference's are log-probabilities from a logits file: taken as they are, for what the file rounds
-            would be divided by a wrong total.
+        stored: the reference is log-probabilities from a logits file. They are not normalized again, since the rounding
+            of the file would change the total.
     """
     import numpy as np
 
@@ -86,12 +86,12 @@ def compare(
 def _compare(
     reference: np.ndarray, artifacts: Sequence[np.ndarray], targets: np.ndarray, stored: bool
 ) -> list[TokenScores]:
-    """`compare` for as many rows as stay in a core's own cache."""
+    """`compare` for as many rows as fit into the cache of a core."""
     import numpy as np
 
     every = np.arange(len(targets))
     p = softmax_of_normalized(reference) if stored else softmax(reference)
-    # Weights of the tokens that count, not divided by their total yet.
+    # Weights of the tokens that are not ignored, not yet divided by their total.
     weights = p.exponentials
     least = np.exp(np.float32(LEAST)) * p.total
     np.multiply(weights, weights > least[:, None].astype(np.float32), out=weights)

@@ -1,7 +1,7 @@
-"""Reference and artifacts side by side, chunk by chunk: one pass of the reference for all artifacts, no logits kept.
+"""Run reference and artifacts in parallel, chunk by chunk: one pass of the reference for all artifacts.
 
-What is in memory beyond the models are the logits of one step of each, and two float32 for each scored token and
-artifact, which the quantiles need.
+Besides the models, memory holds the logits of one step of each model, and two float32 per scored token and artifact for
+the quantiles.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ def measure_divergence(
 ) -> list[Divergence]:
     """Compare artifacts with their reference on some texts, in one pass of the reference over each.
 
-    All models read the token ids of the reference. A logits file holds the tokens itself; it does not say whether BOS
-    took the place of each chunk's first one, so as in llama-perplexity it does where the artifact's vocabulary adds it.
+    All models read the token ids of the reference. A logits file contains the tokens, but not whether BOS replaced the
+    first token of each chunk; as in llama-perplexity, it does if the vocabulary of the artifact adds BOS.
 
     Args:
-        reference: a loaded model, or the log-probabilities that another run left.
+        reference: a loaded model, or the log-probabilities that another run saved.
         artifacts: loaded models.
-        texts: files in UTF-8; none for a logits file.
-        length: tokens in a chunk; a logits file has its own.
-        limit: the most chunks of each text to run.
-        save_logits: where to keep the reference's log-probabilities of the one text, in llama.cpp's format.
+        texts: UTF-8 text files; empty for a logits file.
+        length: tokens per chunk; ignored for a logits file.
+        limit: maximum number of chunks per text.
+        save_logits: where to save the reference's log-probabilities of a single text, in llama.cpp's format.
 
     Returns:
-        One result an artifact and text, in the order of the artifacts, then of the texts.
+        One result per artifact and text, in the order of the artifacts, then of the texts.
 
     Raises:
         SourceError: a model cannot be run, or a text is too short or not UTF-8.
@@ -71,13 +71,13 @@ def measure_divergence(
 
 @dataclass(frozen=True)
 class _Reading:
-    """A text in chunks, and what each model reads of them: int32[chunks, length].
+    """A text in chunks, and the chunks that each model reads: int32[chunks, length].
 
     Attributes:
-        text: its file, None where a logits file holds the tokens.
-        chunks: as the text has them.
-        of_reference, of_artifacts: with BOS in its place.
-        findings: for each artifact.
+        text: its file; None if the tokens are from a logits file.
+        chunks: the tokens of the text.
+        of_reference, of_artifacts: the chunks including BOS.
+        findings: the findings for each artifact.
     """
 
     text: Path | None
@@ -110,7 +110,7 @@ def _compare_tokens(tokens: np.ndarray, other: np.ndarray, text: Path, artifact:
     shared = min(len(tokens), len(other))
     differ = tokens[:shared] != other[:shared]
     first = int(differ.argmax()) if differ.any() else shared
-    what = f"{text}: the vocabulary of {artifact} makes other tokens of it from token {first} on"
+    what = f"{text}: the vocabulary of {artifact} gives different tokens from token {first} on"
     return (Finding("kl", "other_tokens", str(text), what, "warn"),)
 
 
@@ -121,7 +121,7 @@ def _run(
     vocab: int,
     save_logits: Path | None,
 ) -> list[Divergence]:
-    """One pass over one text, in which the first `vocab` logits of each row are compared."""
+    """Run one pass over one text, comparing the first `vocab` logits of each row."""
     models = (reference, *artifacts)
     schedule = Schedule.of(reading.chunks.shape, max(model.vocab_size for model in models), len(models))
     clocks = [_Clock() for _ in models]
@@ -134,7 +134,7 @@ def _run(
         writer = None
         if save_logits is not None:
             writer = stack.enter_context(LogitsWriter(save_logits, reading.chunks, reference.vocab_size))
-        # Closed here, whatever happens: a model's working memory has to go before the model does.
+        # Always close it here: the context of a model must be freed before the model.
         passes = [
             stack.enter_context(closing(model.scored_logits(chunks, schedule)))
             for model, chunks in zip(models, [reading.of_reference, *reading.of_artifacts], strict=True)

@@ -1,9 +1,9 @@
-"""llama.cpp's file of a model's log-probabilities, read and written (llama-perplexity --save-all-logits).
+"""Read and write llama.cpp's file of a model's log-probabilities (llama-perplexity --save-all-logits).
 
 Layout (llama.cpp tools/perplexity/perplexity.cpp, `perplexity` and `log_softmax`), little-endian: "_logits_", then
 int32 tokens in a chunk, int32 tokens of the vocabulary, int32 chunks, int32 the tokens of all chunks. Then for every
 scored position a float32 step and a float32 lowest log-probability, and uint16 steps above that for each token, one
-more where the vocabulary is odd. Whatever is 16 nats below the likeliest token counts as the lowest.
+more if the size of the vocabulary is odd. Values more than 16 nats below the most likely token are stored as lowest.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 MAGIC = b"_logits_"
-RANGE = 16.0  # nats below the likeliest token
+RANGE = 16.0  # nats below the most likely token
 LARGEST_STEP = 65535
 _HEADER = struct.Struct("<8siii")
 _LIMIT = 1 << 31
 
 
 def is_logits_file(path: Path) -> bool:
-    """Whether a file begins as one of log-probabilities does.
+    """Whether a file begins like a file of log-probabilities.
 
     Raises:
         OSError: it cannot be read.
@@ -47,15 +47,15 @@ def is_logits_file(path: Path) -> bool:
 
 
 class LogitsFile:
-    """Log-probabilities that a run of llama-perplexity or mval left; a `mconv.inference.language_model.LogitSource`.
+    """Log-probabilities saved by llama-perplexity or mval; a `mconv.inference.language_model.LogitSource`.
 
     Args:
         path: the file.
 
     Raises:
         OSError: it cannot be read.
-        FormatError: its header is not of such a file.
-        SourceError: it is cut off.
+        FormatError: its header is not that of a logits file.
+        SourceError: it is truncated.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,11 +65,13 @@ class LogitsFile:
         self._file = SourceFile.at(path)
         header = bytearray(_HEADER.size)
         if self._file.size < len(header):
-            raise SourceError(f"{path}: ends inside its header", "the file was cut off; save the logits again")
+            raise SourceError(f"{path} ends inside its header", "the file is truncated; save the logits again")
         self._file.read_into(memoryview(header), 0)
         magic, length, self.vocab_size, count = _HEADER.unpack(header)
         if magic != MAGIC:
-            raise FormatError(f"{path}: no file of log-probabilities", "give one of llama-perplexity or --save-logits")
+            raise FormatError(
+                f"{path} is not a file of log-probabilities", "give one from llama-perplexity or mval kl --save-logits"
+            )
         if min(length - 2, self.vocab_size, count) < 1 or length * count >= _LIMIT:
             raise FormatError(
                 f"{path}: {count} chunks of {length} tokens, {self.vocab_size} tokens of vocabulary",
@@ -78,21 +80,21 @@ class LogitsFile:
         layout = _Layout(count, length, self.vocab_size)
         if self._file.size != layout.size:
             raise SourceError(
-                f"{path}: {self._file.size} bytes, where {count} chunks take {layout.size}",
-                "the file was cut off, or the run that wrote it was; save the logits again",
+                f"{path} has {self._file.size} bytes, but {count} chunks take {layout.size}",
+                "the file is truncated or incomplete; save the logits again",
             )
         self._layout = layout
         self.chunks = np.empty((count, length), np.int32)
         self._file.read_into(self.chunks.data.cast("B"), _HEADER.size)
         if self.chunks.min() < 0 or self.chunks.max() >= self.vocab_size:
-            raise FormatError(f"{path}: holds tokens outside its vocabulary", "the file is damaged; save it again")
+            raise FormatError(f"{path} contains tokens outside its vocabulary", "the file is damaged; save it again")
 
     def used_tokens(self) -> int:
-        """`vocab_size`: the file does not say which tokens are padding."""
+        """`vocab_size`, since the file does not show which tokens are padding."""
         return self.vocab_size
 
     def scored_logits(self, chunks: np.ndarray, schedule: Schedule) -> Generator[LogitBlock, None, None]:
-        """The log-probabilities of the scored positions of the first chunks, see `LogitSource`."""
+        """The log-probabilities of the scored positions of the first chunks; see `LogitSource`."""
         import numpy as np
 
         for step in schedule.steps():
@@ -105,12 +107,12 @@ class LogitsFile:
 
 
 class LogitsWriter:
-    """The file while it is written, to be used in a `with` block: it gets its name when the block ends well.
+    """A logits file that is being written, to be used in a `with` block: it is renamed when the block succeeds.
 
     Args:
         path: the file.
-        chunks: int32[chunks, length], as the text has them; BOS is put in by whoever reads the file.
-        vocab_size: logits in a row.
+        chunks: int32[chunks, length], the tokens of the text; the reader of the file inserts BOS.
+        vocab_size: number of logits per row.
 
     Raises:
         DiskError: it exists already, its folder does not, or the disk has no room.
@@ -122,7 +124,7 @@ class LogitsWriter:
         check_new_file(path, self._layout.size)
         self._path = path
         self._partial = partial_path(path)
-        # Neither a link that somebody put there is followed, nor what another run writes is cut off.
+        # Do not follow a link that was put there, and do not truncate a file that another run is writing.
         handle = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         self._file = os.fdopen(handle, "wb")
         if not lock(handle, self._partial):
@@ -147,7 +149,7 @@ class LogitsWriter:
             self._partial.unlink(missing_ok=True)
 
     def write(self, block: LogitBlock, pool: ThreadPoolExecutor) -> None:
-        """Put the log-probabilities of some scored positions in their place.
+        """Write the log-probabilities of some scored positions at their offsets.
 
         Args:
             block: logits of the whole vocabulary.
@@ -162,7 +164,7 @@ class LogitsWriter:
 
 
 def check_new_file(path: Path, size: int) -> None:
-    """Refuse what could not end well, before anything is run.
+    """Check that the file can be written, before running any model.
 
     Raises:
         DiskError: the file exists already, its folder does not, or the disk has no room.
@@ -174,13 +176,13 @@ def check_new_file(path: Path, size: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if size > free:
         raise DiskError(
-            f"no room for {path}: {format_bytes(size)} needed, {format_bytes(free)} free",
+            f"not enough space for {path}: {format_bytes(size)} needed, {format_bytes(free)} free",
             "free some space, or run fewer --chunks",
         )
 
 
 class _Layout:
-    """Where everything lies in a file."""
+    """The offsets in a file."""
 
     def __init__(self, count: int, length: int, vocab_size: int) -> None:
         self.row_bytes = 8 + 2 * (vocab_size + vocab_size % 2)
@@ -195,12 +197,12 @@ class _Layout:
 
 
 def _pack(logits: np.ndarray) -> np.ndarray:
-    """float32[rows, vocabulary] to uint8[rows, bytes of a row], every step in float32 as llama-perplexity takes it."""
+    """float32[rows, vocabulary] to uint8[rows, bytes of a row], with the float32 steps of llama-perplexity."""
     import numpy as np
 
     rows, vocab = logits.shape
     packed = np.zeros((rows, 8 + 2 * (vocab + vocab % 2)), np.uint8)
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # logits that are not finite stay so
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # logits that are not finite are kept
         found = softmax(logits)
         top = found.top
         low = np.maximum(logits.min(axis=1), top - np.float32(RANGE))
@@ -212,7 +214,7 @@ def _pack(logits: np.ndarray) -> np.ndarray:
 
 
 def _unpack(packed: np.ndarray, vocab_size: int) -> np.ndarray:
-    """What `_pack` gave, as float32 log-probabilities."""
+    """The inverse of `_pack`: float32 log-probabilities."""
     import numpy as np
 
     step, low = np.moveaxis(packed[:, :8].view(np.float32), 1, 0)[..., None]

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Sums over scored tokens, from which the perplexity and its error follow.
+    """Sums over scored tokens, from which perplexity and standard error are computed.
 
     Attributes:
         tokens: scored tokens.
         total: sum of their negative log-likelihoods, in nats.
-        squares: sum of the squares of those.
+        squares: sum of their squares.
     """
 
     tokens: int = 0
@@ -35,7 +35,7 @@ class Perplexity:
     squares: float = 0.0
 
     def add(self, losses: np.ndarray) -> Perplexity:
-        """These sums with more losses in them, float64[tokens]."""
+        """These sums with more losses, float64[tokens], added."""
         return Perplexity(
             self.tokens + len(losses), self.total + float(losses.sum()), self.squares + float((losses * losses).sum())
         )
@@ -47,7 +47,7 @@ class Perplexity:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the mean, carried through exp: llama.cpp tools/perplexity/perplexity.cpp."""
+        """Standard error of the perplexity, as in llama.cpp tools/perplexity/perplexity.cpp."""
         return self.value * self.log_mean[1]
 
     @property
@@ -74,7 +74,7 @@ class PerplexityResult:
 
     @property
     def findings(self) -> list[Finding]:
-        """One where the perplexity is not finite."""
+        """One finding if the perplexity is not finite."""
         if math.isfinite(self.perplexity.value):
             return []
         what = f"the perplexity is not finite on {self.text}"
@@ -98,16 +98,16 @@ def perplexity(model: LanguageModel, chunks: np.ndarray, progress: Callable[[int
     """Score the second half of every chunk.
 
     Args:
-        model: what to run.
+        model: the model to run.
         chunks: int32[chunks, length] from `mconv.inference.chunks.with_bos`.
-        progress: told after every block how many tokens it had, and the sums so far.
+        progress: called after every block with its number of tokens and the sums so far.
 
     Raises:
         SourceError: the model cannot be run.
     """
     result = Perplexity()
     schedule = Schedule.of(chunks.shape, model.vocab_size)
-    # Closed here, whatever happens: the model's working memory has to go before the model does.
+    # Always close it here: the context of the model must be freed before the model.
     with ThreadPoolExecutor(model.threads) as pool, closing(model.scored_logits(chunks, schedule)) as blocks:
         for block in blocks:
             losses = negative_log_likelihoods(block.logits, block.targets, pool)
@@ -141,7 +141,7 @@ def negative_log_likelihoods(logits: np.ndarray, targets: np.ndarray, pool: Thre
 
 
 def exp(value: float) -> float:
-    """e to the power of a value; infinite where it is too large for a float."""
+    """e to the power of a value; infinity if it is too large for a float."""
     try:
         return math.exp(value)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""How far an artifact is from its reference on a text: every statistic, and the errors of each.
+"""The divergence of an artifact from its reference on a text: all statistics with their errors.
 
 Statistics and their definitions are those of llama-perplexity --kl-divergence (llama.cpp
 tools/perplexity/perplexity.cpp).
@@ -18,14 +18,14 @@ from mconv.validate.findings import Finding
 
 @dataclass(frozen=True)
 class Statistics:
-    """What comparing two models token by token comes to. Pairs are a value and its standard error.
+    """The statistics of a comparison of two models, token by token. Pairs are a value and its standard error.
 
     Attributes:
         kl: KL divergence of a token's probabilities from the reference's, in nats.
-        delta_p: probability of the token that follows, less what the reference gives it; from -1 to 1.
-        delta_p_square: mean of the square of that.
-        same_top: share of the tokens for which both find the same token likeliest, from 0 to 1.
-        perplexity, reference_perplexity: of the text under either.
+        delta_p: probability of the next token minus its probability in the reference; from -1 to 1.
+        delta_p_square: mean of its square.
+        same_top: share of the positions at which both models find the same token most likely, from 0 to 1.
+        perplexity, reference_perplexity: the perplexity of the artifact and of the reference.
         products: sum over the tokens of the product of the two negative log-likelihoods.
     """
 
@@ -50,20 +50,20 @@ class Statistics:
 
     @property
     def ratio(self) -> tuple[float, float]:
-        """The perplexity over the reference's, and its standard error."""
+        """The perplexity divided by that of the reference, and its standard error."""
         value, error = self.ln_ratio
         return exp(value), exp(value) * error
 
     @property
     def difference(self) -> tuple[float, float]:
-        """The perplexity less the reference's, and its standard error."""
+        """The perplexity minus that of the reference, and its standard error."""
         mine, other = self.perplexity, self.reference_perplexity
         both = mine.value * other.value * self._covariance
         return mine.value - other.value, _root(mine.standard_error**2 + other.standard_error**2 - 2 * both)
 
     @property
     def correlation(self) -> float:
-        """Of the two models' negative log-likelihoods of the tokens; not a number where one of them never changes."""
+        """The correlation of the negative log-likelihoods of the two models; NaN if one of them is constant."""
         errors = self.perplexity.log_mean[1] * self.reference_perplexity.log_mean[1]
         return self._covariance / errors if errors else math.nan
 
@@ -75,12 +75,12 @@ class Statistics:
 
     @property
     def same_top_standard_error(self) -> float:
-        """Of `same_top`."""
+        """The standard error of `same_top`."""
         return _root(self.same_top * (1 - self.same_top) / (self.tokens - 1)) if self.tokens > 1 else math.nan
 
     @property
     def _covariance(self) -> float:
-        """Of the means of the two models' negative log-likelihoods."""
+        """The covariance of the mean negative log-likelihoods of the two models."""
         if self.tokens < 2:
             return math.nan
         mine, other = self.perplexity.log_mean[0], self.reference_perplexity.log_mean[0]
@@ -89,15 +89,15 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Divergence:
-    """How far an artifact is from its reference on one text.
+    """The divergence of an artifact from its reference on one text.
 
     Attributes:
-        file, reference, text: paths as given; no text where the reference is a logits file, which holds the tokens.
+        file, reference, text: paths as given; no text if the reference is a logits file, which contains the tokens.
         statistics: all the numbers.
         chunks: chunks run.
         seconds: wall time of the artifact's forward passes and of its statistics.
         reference_seconds: wall time of the reference's forward passes, which all artifacts share.
-        findings: logits that are not finite; tokens that the artifact's own vocabulary makes otherwise.
+        findings: logits that are not finite; tokens that differ in the artifact's own vocabulary.
     """
 
     file: Path
@@ -143,5 +143,5 @@ class Divergence:
 
 
 def _root(square: float) -> float:
-    """The root of what only rounding leaves below zero; a value that is not a number stays one."""
+    """The square root of a value that only rounding can make negative; NaN stays NaN."""
     return math.sqrt(0.0 if square < 0 else square)

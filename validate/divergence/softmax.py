@@ -1,4 +1,4 @@
-"""Rows of logits as exponentials and their totals: what probabilities, likelihoods and divergences are made of."""
+"""Exponentials of rows of logits and their sums, from which probabilities and divergences are computed."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-CACHED_LOGITS = 1 << 16  # logits that one pass works on: 256 kB, which stays in a core's own cache
+CACHED_LOGITS = 1 << 16  # logits that one pass works on: 256 kB, which fits into the cache of a core
 
 
 @dataclass(frozen=True)
 class Softmax:
-    """Of some rows of logits.
+    """The softmax of some rows of logits, not divided by the sums.
 
     Attributes:
         exponentials: exp(logits - top), float32[rows, vocabulary].
         total: their sums, float64[rows].
         top: the largest logit, float32[rows].
-        best: where it stands; of equals the first.
+        best: its index; the first one in case of a tie.
     """
 
     exponentials: np.ndarray
@@ -36,7 +36,7 @@ class Softmax:
 
 
 def softmax(logits: np.ndarray) -> Softmax:
-    """Take exp in float32 and sum in float64, like llama-perplexity: the error is some 1e-7 of the sum.
+    """Compute exp in float32 and sum in float64, like llama-perplexity: the error is about 1e-7 of the sum.
 
     Args:
         logits: float32[rows, vocabulary].
@@ -51,7 +51,7 @@ def softmax(logits: np.ndarray) -> Softmax:
 
 
 def softmax_of_normalized(log_probabilities: np.ndarray) -> Softmax:
-    """The same of what is normalized already: what it sums to is one, whatever rounding left of that."""
+    """The same for normalized log-probabilities: their sum is taken to be one, ignoring rounding."""
     import numpy as np
 
     rows = len(log_probabilities)

@@ -1,4 +1,4 @@
-"""Means with their errors, and quantiles, as llama-perplexity --kl-divergence has them."""
+"""Means with their errors, and quantiles, as in llama-perplexity --kl-divergence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Distribution:
-    """How a value is spread over the tokens. `p99_9` is the value that 99.9 % of them do not exceed.
+    """The distribution of a value over the tokens. `p99_9` is the value that 99.9 % of the tokens do not exceed.
 
     Quantiles between two tokens are interpolated; the standard error is that of the mean.
     """
@@ -40,7 +40,7 @@ class Distribution:
 
         mean, error = mean_and_error(values.sum(), np.square(values).sum(), len(values))
         fractions = (0.5, 1, 0.999, 0.99, 0.95, 0.9, 0.1, 0.05, 0.01, 0.001, 0, 0.75, 0.25)
-        # Interpolation between infinities is not a number, and says so by itself.
+        # Interpolation between infinities gives NaN, which needs no warning.
         with np.errstate(invalid="ignore"):
             return cls(mean, error, *map(float, np.quantile(values, fractions)))
 
@@ -55,11 +55,11 @@ def mean_and_error(total: float, squares: float, count: int) -> tuple[float, flo
     Args:
         total: sum of the values.
         squares: sum of their squares.
-        count: how many there are; the error of less than two is not a number.
+        count: the number of values; with fewer than two, the error is NaN.
     """
     mean = float(total) / count
     if count < 2:
         return mean, math.nan
     variance = float(squares) / count - mean * mean
-    # Rounding may leave a spread of nothing a little below it; max would hide a value that is not a number.
+    # Rounding may make a variance of zero slightly negative; max would hide NaN.
     return mean, math.sqrt((0.0 if variance < 0 else variance) / (count - 1))

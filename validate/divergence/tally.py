@@ -1,4 +1,4 @@
-"""What is kept of an artifact's tokens while a text runs, and the statistics that it comes to."""
+"""Accumulate the scores of an artifact while a text runs, and compute the statistics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Tally:
-    """Sums over the tokens so far, and of each token the two values whose quantiles are wanted, in float32."""
+    """Sums over the tokens so far, and, for quantiles, two float32 values per token."""
 
     def __init__(self) -> None:
         self._kl: list[np.ndarray] = []
@@ -29,11 +29,11 @@ class Tally:
         self._not_finite: tuple[int, int, bool] | None = None
 
     def add(self, reference: LogitBlock, scores: TokenScores) -> None:
-        """Take in a block.
+        """Add a block.
 
         Args:
-            reference: the reference's logits.
-            scores: what comparing the artifact's with them gave.
+            reference: the logits of the reference.
+            scores: the scores of the artifact.
         """
         import numpy as np
 
@@ -50,7 +50,7 @@ class Tally:
             self._not_finite = (reference.chunk, reference.position + row, reference_is_finite)
 
     def statistics(self) -> Statistics:
-        """Over all tokens taken in."""
+        """The statistics over all tokens so far."""
         import numpy as np
 
         delta_p = np.concatenate(self._delta_p).astype(np.float64)
@@ -66,7 +66,7 @@ class Tally:
         )
 
     def findings(self, subject: str, reference: Path, artifact: Path) -> list[Finding]:
-        """Where logits stopped being numbers, and whose.
+        """Findings about the first logits that are not finite, and which model they are from.
 
         Args:
             subject: the text.

@@ -1,1 +1,1 @@
-"""What a model writes, and what can be seen to be wrong with it."""
+"""Let models generate text, and flag visible faults in it."""

@@ -1,4 +1,4 @@
-"""What some models, and their reference, answer to some prompts."""
+"""Answers of artifacts and their reference to prompts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Answer:
 
     @property
     def findings(self) -> list[Finding]:
-        """What is wrong with it."""
+        """Its faults."""
         return self.made.findings(self.prompt)
 
     def to_json(self) -> dict[str, Any]:
@@ -45,21 +45,21 @@ def answer_prompts(
     samples: int = 0,
     reference: Subject | None = None,
 ) -> list[Answer]:
-    """Let each model answer each prompt, see `generate`. A model too large for the free memory is skipped with a note.
+    """Let each model answer each prompt; see `generate`. Skips, with a note, models too large for the free memory.
 
-    No more than the reference and one artifact are loaded here at the same time; each artifact is unloaded once it has
+    At most the reference and one artifact are loaded at the same time; each artifact is unloaded once it has
     answered.
 
     Args:
-        artifacts: what is to answer.
-        reference: what the greedy answers are compared with.
+        artifacts: the models that answer.
+        reference: the model to compare the greedy answers with.
 
     Returns:
         The answers of each artifact in turn, then the greedy ones of the reference, unless it is one of the artifacts.
 
     Raises:
         OSError, SourceError, FormatError, MappingError: a model cannot be opened or run.
-        UsageError: a prompt has no tokens, or an artifact another vocabulary than the reference.
+        UsageError: a prompt has no tokens, or the vocabularies of an artifact and the reference differ.
     """
     original = reference.model() if reference is not None else None
     expected: dict[str, list[Generation]] = {}
@@ -83,7 +83,7 @@ def _answers(
     reference: LanguageModel | None,
     expected: Mapping[str, Sequence[Generation]],
 ) -> list[Answer]:
-    """The answers of one model; none where it has no room in memory."""
+    """The answers of one model; empty if it does not fit into memory."""
     if reference is not None:
         common_vocabulary((reference, model))
     if not _can_write(model):
@@ -99,5 +99,5 @@ def _answers(
 
 def _can_write(model: LanguageModel) -> bool:
     if not model.in_memory:
-        note(f"{model.path}: too large for the free memory, so it writes no answers")
+        note(f"{model.path}: skipped answers, since the model is too large for the free memory")
     return model.in_memory

@@ -1,11 +1,11 @@
-"""What can be seen to be wrong with a generated text, without knowing what it should say."""
+"""Faults of a generated text that are visible without knowing what it should say."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-# A tail counts as a loop when one piece, of any length, is there this often and fills this many tokens. Fewer would
-# catch a row of a table or a refrain.
+# A tail is a loop if a piece of any length repeats this often and fills this many tokens. Smaller limits would also
+# match a row of a table or a refrain.
 LOOP_REPEATS = 4
 LOOP_TOKENS = 24
 
@@ -13,13 +13,13 @@ THINK, END_THINK = "[THINK]", "[/THINK]"
 
 
 def find_flags(prompt: str, text: str, tokens: Sequence[int], control_tokens: Iterable[str]) -> list[str]:
-    """Name everything that is wrong with one generation.
+    """The flags of one generation.
 
     Args:
-        prompt: what the model read, control tokens spelled out: it may have opened `[THINK]` for the model.
-        text: what the model wrote, control tokens spelled out, without the token that ended it.
+        prompt: the prompt, with control tokens spelled out; it may already contain an opening `[THINK]`.
+        text: the generated text, with control tokens spelled out, without the token that ended it.
         tokens: the ids of that text.
-        control_tokens: how the vocabulary spells its control tokens.
+        control_tokens: the spelling of the control tokens in the vocabulary.
     """
     flags = []
     if not text.strip():
@@ -28,14 +28,14 @@ def find_flags(prompt: str, text: str, tokens: Sequence[int], control_tokens: It
         flags.append("unfinished_think")
     if loop_period(tokens):
         flags.append("loop")
-    # The marks of reasoning are control tokens too, but belong into an answer.
+    # The marks of reasoning are control tokens too, but are allowed in an answer.
     if any(mark in text for mark in control_tokens if mark not in ("", THINK, END_THINK)):
         flags.append("control_tokens")
     return flags
 
 
 def loop_period(tokens: Sequence[int]) -> int:
-    """The length in tokens of the piece that the tail repeats; 0 where the tail is no loop."""
+    """The length in tokens of the piece that the tail repeats; 0 if the tail is not a loop."""
     backwards = list(reversed(tokens))
     for period, matched in enumerate(_common_prefixes(backwards)):
         if period and matched + period >= max(LOOP_TOKENS, LOOP_REPEATS * period):
@@ -44,7 +44,7 @@ def loop_period(tokens: Sequence[int]) -> int:
 
 
 def _common_prefixes(items: Sequence[int]) -> list[int]:
-    """For each start, how many items from there on equal the beginning (the Z function; linear time)."""
+    """For each start, how many items from there on equal the beginning (the Z function, in linear time)."""
     lengths = [0] * len(items)
     left = right = 0
     for start in range(1, len(items)):

@@ -1,4 +1,4 @@
-"""What a model writes after a prompt: greedy, so that two runs compare, and drawn with the recommended settings."""
+"""Generate answers to a prompt: greedy ones, which can be compared, and ones sampled with the recommended settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Finish = Literal["stop", "length", "error"]
 
-# An answer that goes on for ever is for a person to look at: a small or greedy model does so without any damage.
+# A looping answer is only a warning: a small or greedy model can loop without being damaged.
 _SEVERITIES: dict[str, Severity] = {"not_finite": "fail", "template_error": "fail"}
 _FAULTS = {
     "empty": "an empty answer",
@@ -34,13 +34,13 @@ _FAULTS = {
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a reference writes the same, choosing the likeliest token too.
+    """How far a reference, with greedy choices, generates the same tokens.
 
     Attributes:
         reference: its path.
-        common_prefix: tokens that both write before the first that differs.
-        tokens: tokens of the answer, and its end where the model ended it.
-        flags: those of its own answer to the prompt; None where it wrote none.
+        common_prefix: number of tokens before the first difference.
+        tokens: number of tokens of the answer, including its end if the model ended it.
+        flags: the flags of the reference's own answer to the prompt; None if it has no answer.
     """
 
     reference: str
@@ -54,19 +54,19 @@ class Generation:
     """One answer.
 
     Attributes:
-        template: whether the prompt went through the chat template.
-        text: what was written, control tokens spelled out, without the token that ended it.
-        tokens: how many tokens that is.
-        tokens_per_second: speed of reading back one token and choosing the next, the prompt not counted; None where
-            nothing was read back.
-        finish_reason: `stop`: the model ended it; `length`: the limit did; `error`: the template failed, or the
-            logits are not finite.
+        template: whether the chat template was applied to the prompt.
+        text: the generated text, with control tokens spelled out, without the token that ended it.
+        tokens: number of tokens in the text.
+        tokens_per_second: speed of reading one token and choosing the next, without the prompt; None if no token was
+            read.
+        finish_reason: `stop`: the model ended it; `length`: the limit was reached; `error`: the template failed, or
+            the logits are not finite.
         flags: see `mconv.validate.generation.flags`; and `template_error`, `not_finite`.
-        error: what the template failed with, or None.
-        seconds_to_first_token: reading the prompt and choosing the first token; None where there was no prompt.
-        sampling: the settings that tokens were drawn with; None where each is the likeliest.
-        seed: of the draws.
-        agreement: with the reference, of a greedy answer where there is one.
+        error: the error of the template, or None.
+        seconds_to_first_token: time to read the prompt and choose the first token; None if there was no prompt.
+        sampling: the settings of sampling; None for a greedy answer.
+        seed: the seed of sampling.
+        agreement: the agreement of a greedy answer with the reference, if there is one.
     """
 
     template: bool
@@ -86,7 +86,7 @@ class Generation:
         return {**asdict(self), "sampling": self.sampling.to_json() if self.sampling else None}
 
     def findings(self, prompt: str) -> list[Finding]:
-        """One for each flag: no more than a note where the reference's own answer has it too."""
+        """One finding per flag; only a note if the reference's own answer has the flag too."""
         return [self._finding(flag, prompt) for flag in self.flags]
 
     def _finding(self, flag: str, prompt: str) -> Finding:
@@ -101,7 +101,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class _Prompt:
-    """What the model reads: the text, control tokens spelled out, and its tokens."""
+    """The text that the model reads, with control tokens spelled out, and its tokens."""
 
     text: str
     tokens: np.ndarray
@@ -117,15 +117,15 @@ def generate(
     reference: LanguageModel | None = None,
     expected: Sequence[Generation] = (),
 ) -> list[Generation]:
-    """Answer a prompt through the chat template, where the model has one, and then without it.
+    """Answer a prompt with the chat template, if the model has one, and then without it.
 
-    Without the template the prompt is the beginning of a text, in which control tokens may be spelled out.
+    Without the template, the prompt is the beginning of a text, which may contain control tokens.
 
     Args:
-        samples: how many answers to draw besides, through the template where there is one, with the settings that the
-            model's makers recommend; none where they recommend none.
-        reference: a model of the same vocabulary to hold the greedy answers against.
-        expected: what the reference itself answers, if it does.
+        samples: how many answers to sample in addition, with the template if there is one, with the model's recommended
+            settings; none if it has no recommended settings.
+        reference: a model with the same vocabulary to compare the greedy answers with.
+        expected: the reference's own answers, if any.
 
     Raises:
         SourceError: the model cannot be run.
@@ -157,14 +157,14 @@ def generate(
 
 
 def _render(model: LanguageModel, template: str, prompt: str) -> _Prompt:
-    """The prompt under the template."""
+    """Apply the template to the prompt."""
     vocabulary = model.vocabulary
     bos, eos = vocabulary.spelling(vocabulary.bos), vocabulary.spelling(vocabulary.eos)
     chat = render_chat(template, [{"role": "user", "content": prompt}], bos, eos)
     tokens = vocabulary.tokenize_prompt(chat)
     if not 0 < len(tokens) <= model.trained_context:
         raise FormatError(
-            f"the chat template gives {len(tokens)} tokens, where the model has a context of {model.trained_context}",
+            f"the chat template gives {len(tokens)} tokens, but the context of the model is {model.trained_context}",
             "use a shorter --prompt, or convert again with another template",
         )
     return _Prompt(chat, tokens, template=True)
@@ -178,7 +178,7 @@ def _answer(
     settings: SamplingSettings | None = None,
     seed: int | None = None,
 ) -> tuple[Generation, list[int]]:
-    """An answer, and its tokens with the one that ended it."""
+    """An answer, and its tokens including the one that ended it."""
     choose = sampler(settings, seed or 0) if settings else likeliest
     with model.reader(len(prompt.tokens) + max_tokens) as read_on:
         written = _write(model, read_on, prompt.tokens, max_tokens, choose)
@@ -200,12 +200,12 @@ def _answer(
 
 @dataclass(frozen=True)
 class _Written:
-    """The tokens of an answer, the one that ended it, what ended it, and the time that it took.
+    """The tokens of an answer, how it ended, and the time that it took.
 
     Attributes:
-        end: the token that ended it, which is not among its tokens; None where the limit did.
-        seconds_to_first: from the prompt to the first token.
-        seconds, steps: of reading back single tokens.
+        end: the token that ended it, which is not among its tokens; None if the limit was reached.
+        seconds_to_first: time from the prompt to the first token.
+        seconds, steps: time for, and number of, single tokens read.
     """
 
     tokens: list[int]
@@ -227,7 +227,7 @@ def _write(model: LanguageModel, read_on: ReadOn, prompt: np.ndarray, max_tokens
     end: int | None = None
     finish: Finish = "length"
     while True:
-        # The largest is NaN where any is, and infinite where any is: nothing that follows would mean anything.
+        # If any logit is NaN or infinite, so is the largest: the answer would be meaningless from here on.
         if not np.isfinite(logits[logits.argmax()]):
             finish = "error"
             break
@@ -244,16 +244,16 @@ def _write(model: LanguageModel, read_on: ReadOn, prompt: np.ndarray, max_tokens
 
 
 def _agree(reference: LanguageModel, prompt: np.ndarray, tokens: list[int], flags: list[str] | None) -> Agreement:
-    """Hold a greedy answer against what the reference finds likeliest after each of its tokens.
+    """Compare a greedy answer with the most likely token of the reference after each of its tokens.
 
-    As long as both agree, that is what the reference itself would write; one pass over the answer is enough.
+    Up to the first difference, this is what the reference itself would generate, so one pass over the answer is enough.
     """
     import numpy as np
 
     answer = np.array(tokens, np.int32)
     if not len(answer):
         return Agreement(str(reference.path), 0, 0, flags)
-    # A token that only fills up the matrix of the model may be beyond that of the reference, which cannot read it.
+    # A padding token of the model may be outside the vocabulary of the reference, which cannot read it.
     beyond = np.flatnonzero(answer >= reference.vocab_size)
     compared = answer[: beyond[0] + 1] if len(beyond) else answer
     read = np.concatenate([prompt, compared[:-1]]).astype(np.int32)

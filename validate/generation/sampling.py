@@ -1,4 +1,4 @@
-"""Choosing the next token: the likeliest, or by lot with the settings that a model's makers recommend."""
+"""Choose the next token: the most likely one, or a random one with the model's recommended settings."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     import numpy as np
 
 Choose = Callable[["np.ndarray"], int]
-"""From the logits of one position, float32[vocabulary], to a token."""
+"""Chooses a token from the logits of one position, float32[vocabulary]."""
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How tokens are drawn, with the names of generation_config.json. What is None changes nothing.
+    """Settings of sampling, with the names of generation_config.json. None means that a setting is not used.
 
     Attributes:
-        temperature: logits are divided by it; 0 takes the likeliest token.
-        top_k: so many of the likeliest tokens stay.
-        top_p: the likeliest tokens that together have this probability stay.
-        min_p: tokens with at least this share of the likeliest one's probability stay.
+        temperature: logits are divided by it; 0 chooses the most likely token.
+        top_k: keep only this many of the most likely tokens.
+        top_p: keep only the most likely tokens that together have this probability.
+        min_p: keep only tokens with at least this share of the probability of the most likely one.
     """
 
     temperature: float = 1.0
@@ -33,12 +33,12 @@ class SamplingSettings:
     min_p: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready members, those that change something."""
+        """JSON-ready members, without unused settings."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def recommended(metadata: Metadata) -> SamplingSettings | None:
-    """The settings in a GGUF file (`general.sampling.*`); None where it has none."""
+    """The settings in a GGUF file (`general.sampling.*`); None if it has none."""
     known: Mapping[str, Any] = {
         name: metadata[f"general.sampling.{key}"].content
         for name, (key, _) in SAMPLING.items()
@@ -55,10 +55,10 @@ def likeliest(logits: np.ndarray) -> int:
 
 
 def sampler(settings: SamplingSettings, seed: int) -> Choose:
-    """Draws tokens as transformers does (generation/logits_process.py): temperature, top k, top p, min p, then a lot.
+    """Sample tokens like transformers (generation/logits_process.py): temperature, top k, top p, min p, then a draw.
 
     Args:
-        seed: the same seed draws the same tokens from the same logits.
+        seed: the same seed gives the same tokens for the same logits.
     """
     import numpy as np
 
@@ -72,7 +72,7 @@ def sampler(settings: SamplingSettings, seed: int) -> Choose:
         weights = np.exp(scaled - scaled[0])
         if settings.top_p is not None:
             shares = weights / weights.sum()
-            # A token stays if those before it do not have the probability yet; the first always does.
+            # Keep a token if those before it do not reach the probability; the first one is always kept.
             weights = weights[: max(1, int((shares.cumsum() - shares < settings.top_p).sum()))]
         if settings.min_p is not None:
             weights = weights[weights >= settings.min_p * weights[0]]

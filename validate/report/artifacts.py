@@ -1,4 +1,4 @@
-"""What an artifact is, in a line of a report."""
+"""Type and size of an artifact, for a line of a report."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Artifact:
 
     Attributes:
         file: path as given.
-        type: of a GGUF file, the name that llama.cpp has for it, such as Q4_K_M; of a folder, the type of most weights.
-        bytes: of the file, or all parts of a split one; of a folder, of its tensors.
-        bits_per_weight: of the tensors.
+        type: for a GGUF file, llama.cpp's name of its type, such as Q4_K_M; for a folder, the type of most weights.
+        bytes: size of the file, or of all parts of a split one; for a folder, of its tensors.
+        bits_per_weight: bits of tensor data per weight.
         parameters: number of weights.
     """
 
@@ -31,7 +31,7 @@ class Artifact:
 
 
 def describe_artifact(subject: Subject) -> Artifact:
-    """What the headers of an artifact say.
+    """Describe an artifact from its headers.
 
     Raises:
         OSError, SourceError, FormatError, MappingError: it cannot be read.

@@ -1,4 +1,4 @@
-"""Limits on what a report may find, from a TOML file: each artifact passes, is to be looked at, or fails."""
+"""Gates: limits from a TOML file, applied to a report. Each artifact passes, gets a warning, or fails."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _METRICS = {
     "same_top": lambda row: row["same_top"],
     "ln_ratio": lambda row: row["ln_ratio"],
 }
-"""What can be limited, from a result of `mval kl`."""
+"""The metrics that can have limits, from a result of `mval kl`."""
 
 _AT_LEAST = frozenset({"same_top"})
 _EVERY, _TYPE = "every", "type"
@@ -31,25 +31,25 @@ _EVERY, _TYPE = "every", "type"
 
 @dataclass(frozen=True)
 class Limit:
-    """Where a number stops being good; None where it never does."""
+    """The limits of a metric; None for no limit."""
 
     warn: float | None = None
     fail: float | None = None
 
 
 Limits = Mapping[str, Mapping[str, Limit]]
-"""By type of artifact, the empty name standing for every one; then by metric."""
+"""Limits by type of artifact (the empty name applies to all types), then by metric."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What came of one limit, or of the findings of one check.
+    """The result of one limit, or of the findings of one check.
 
     Attributes:
         file: the artifact.
         gate: the metric, or the check.
-        value: the worst number; of a check, how many findings fail the artifact.
-        limit: the one that was passed, else the one of `fail`.
+        value: the worst number; for a check, how many findings fail the artifact.
+        limit: the limit that was exceeded, or the `fail` limit.
         what: one sentence that names the text, tensor or token.
     """
 
@@ -62,7 +62,7 @@ class Gate:
 
 
 def read_gates(path: Path) -> Limits:
-    """Read a file of limits.
+    """Read a gates file.
 
     Raises:
         UsageError: it is not TOML, or a member is not a valid limit.
@@ -96,7 +96,7 @@ def _limit(path: Path, name: str, value: Any) -> Limit:
 
 
 def _is_number(value: Any) -> bool:
-    # Everything passes against NaN, and a whole number may be too large for a float.
+    # With NaN as the limit everything would pass, and an integer may be too large for a float.
     if type(value) is int:
         return abs(value) <= sys.float_info.max
     return type(value) is float and not math.isnan(value)
@@ -111,10 +111,10 @@ def _known(path: Path, members: Iterable[str], known: Sequence[str]) -> None:
 
 
 def apply_gates(report: Mapping[str, Any], limits: Limits) -> list[Gate]:
-    """Hold every artifact of a report to the limits of its type, and to the findings of the checks that it had.
+    """Apply to every artifact of a report the limits of its type, and the findings of its checks.
 
     Args:
-        report: `artifacts`, and a member a check, as in docs/reference/json.md.
+        report: `artifacts`, and one member per check, as in docs/reference/json.md.
     """
     gates: list[Gate] = []
     for artifact in report["artifacts"]:
@@ -142,13 +142,13 @@ def _findings_gate(file: str, check: str, rows: Sequence[Mapping[str, Any]]) -> 
 
 
 def _number_gate(file: str, metric: str, limit: Limit, rows: Sequence[Mapping[str, Any]]) -> Gate:
-    """The worst of an artifact's texts against a limit."""
+    """Compare the worst result of an artifact over all texts with a limit."""
     least = metric in _AT_LEAST
     measure = _METRICS[metric]
 
     def badness(row: Mapping[str, Any]) -> float:
         value = measure(row)
-        # What is not a number is worse than anything.
+        # NaN is worse than any number.
         return math.inf if value is None or math.isnan(value) else -value if least else value
 
     worst = max(rows, key=badness)

@@ -1,4 +1,4 @@
-"""Every check of some artifacts against one reference, gathered in one value: the object that `mval report` prints."""
+"""Run every check of artifacts against one reference, and collect the results in the object of `mval report`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Request:
-    """What to check, and how.
+    """The input and options of a report.
 
     Attributes:
         artifacts: GGUF files, Hugging Face or Megatron folders.
@@ -40,9 +40,10 @@ class Request:
         checks: some of `CHECKS`.
         reading: read options of layouts, see `Subject`.
         imatrix: the importance matrix that they were quantized with.
-        ctx, chunks: tokens in a chunk of text, and how many chunks of each text; None for all.
-        prompts, max_tokens, samples: what is answered, how long, and how many drawn answers besides the greedy ones.
-        threads: threads to work with; None takes every usable core.
+        ctx, chunks: tokens per chunk, and number of chunks per text; None for all.
+        prompts, max_tokens, samples: the prompts, the maximum length, and the number of sampled answers in addition to
+            the greedy ones.
+        threads: number of threads; None uses every usable core.
     """
 
     artifacts: Sequence[Path]
@@ -60,21 +61,21 @@ class Request:
 
 
 def make_report(request: Request, gates: Path | None = None) -> dict[str, Any]:
-    """Run the checks and hold what they found to the limits.
+    """Run the checks and apply the gates.
 
     Args:
-        gates: a file of limits, see `mconv.validate.report.gates`; the defaults where it is None.
+        gates: a gates file, see `mconv.validate.report.gates`. Default: the built-in gates.
 
     Returns:
-        JSON-ready members, see docs/reference/json.md: `reference`, `artifacts`, `checks`, one member a check with its
-        `results`, `gates`, `passed`. Numbers that JSON lacks are None.
+        JSON-ready members, see docs/reference/json.md: `reference`, `artifacts`, `checks`, one member per check with
+        its `results`, `gates`, `passed`. Numbers that JSON cannot represent are None.
 
     Raises:
-        UsageError: no text for a check that needs one, or a file of limits that is not one.
-        SourceError, FormatError, MappingError: something cannot be read or run.
+        UsageError: a check needs a text and none is given, or the gates file is not valid.
+        SourceError, FormatError, MappingError: an artifact or the reference cannot be read or run.
     """
     limits = read_gates(gates or DEFAULT_GATES)
-    # What is named twice is looked at once: results are told apart by their paths.
+    # Check each path once, even if it is given twice: results are identified by their paths.
     request = replace(
         request, artifacts=tuple(dict.fromkeys(request.artifacts)), texts=tuple(dict.fromkeys(request.texts))
     )
@@ -83,7 +84,7 @@ def make_report(request: Request, gates: Path | None = None) -> dict[str, Any]:
     paths = (request.reference, *request.artifacts)
     with open_subjects(paths, reading=request.reading, threads=request.threads) as (reference, *artifacts):
         report = _run_checks(request, reference, artifacts)
-    # Through JSON and back: what was measured is what is written, limits and all.
+    # Convert to JSON and back, so that the returned report is the same as the written one.
     report = json.loads(json_text(report))
     results = apply_gates(report, limits)
     report["gates"] = {"results": [asdict(gate) for gate in results]}
@@ -92,7 +93,7 @@ def make_report(request: Request, gates: Path | None = None) -> dict[str, Any]:
 
 
 def _run_checks(request: Request, reference: Subject, artifacts: Sequence[Subject]) -> dict[str, Any]:
-    """The report without gates. Each model is loaded once, and the artifacts' are unloaded when they have answered."""
+    """The report without gates. Each model is loaded once, and artifacts are unloaded once they have answered."""
     report: dict[str, Any] = {
         "reference": str(request.reference),
         "artifacts": [asdict(describe_artifact(artifact)) for artifact in artifacts],
@@ -139,7 +140,7 @@ def _template(reference: Subject, artifacts: Sequence[Subject]) -> Rows:
 
 
 def _divergence(request: Request, reference: Subject, artifacts: Sequence[Subject]) -> tuple[Rows, Rows]:
-    """KL divergence and perplexity, both of one pass over each text; the reference's perplexity too."""
+    """KL divergence and perplexity from one pass over each text, including the perplexity of the reference."""
     from mconv.validate.divergence.lockstep import measure_divergence
 
     base, *models = [subject.model() for subject in (reference, *artifacts)]
@@ -148,7 +149,7 @@ def _divergence(request: Request, reference: Subject, artifacts: Sequence[Subjec
 
 
 def _perplexities(measured: Sequence[Divergence]) -> Iterable[PerplexityResult]:
-    """What `mval perplexity` says, of the reference first."""
+    """The results of `mval perplexity`, the reference first."""
     from mconv.validate.divergence.perplexity import PerplexityResult
 
     texts = {one.text: one for one in measured if one.text}  # the reference's pass is the same for all artifacts

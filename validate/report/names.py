@@ -1,4 +1,4 @@
-"""Short names for paths, by which a person tells them apart."""
+"""Short names for paths that are still distinct."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable
 from pathlib import PurePath
 
-# A model in the Hub's cache; a commit is long enough for people at seven digits.
+# A model in the Hub's cache; seven digits of a commit are enough for people.
 _CACHED = re.compile(r".*/models--(.+)/snapshots/([0-9a-f]{7})[0-9a-f]{33}")
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:
-    """Each path's last part, and as many before it as it takes to tell it from the others.
+    """The last part of each path, with as many parent folders as needed to distinguish it from the others.
 
     A model in the Hub's cache is `ORGANIZATION/NAME@COMMIT`.
     """
@@ -32,5 +32,5 @@ def _parts(path: str) -> tuple[str, ...]:
 
 
 def shortened(text: str, width: int = 30) -> str:
-    """A text without its middle where it is too long: what tells names apart is mostly at their ends."""
+    """A text without its middle if it is too long: names differ mostly at their ends."""
     return text if len(text) <= width else f"{text[: width // 3]}\u2026{text[width // 3 + 1 - width :]}"

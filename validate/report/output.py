@@ -1,4 +1,4 @@
-"""The files that a report is written to: looked at before the hours that it takes to make one."""
+"""The output files of a report, checked before a run that may take hours."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from mconv.convert.errors import DiskError, UsageError
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path]) -> None:
-    """Refuse outputs that could not be written; a folder is made where there is none.
+    """Reject outputs that cannot be written; create missing folders.
 
     Args:
-        inputs: what is read, and so must not be replaced.
+        inputs: files that are read and must not be replaced.
 
     Raises:
-        UsageError: two outputs have one name, or an output is an input.
-        DiskError: one is a folder, a device or a pipe.
-        OSError: a folder cannot be made, or not be written to.
+        UsageError: two outputs have the same name, or an output is an input.
+        DiskError: an output is a folder, a device or a pipe.
+        OSError: a folder cannot be created or written to.
     """
     taken = {resolved(path) for path in inputs}
     for path in outputs:
         if path == Path("-"):
             raise UsageError("only --json can go to stdout", "give the name of a file")
         if resolved(path) in taken:
-            raise UsageError(f"{path} would overwrite what is read or written besides", "choose another name")
+            raise UsageError(f"{path} would overwrite an input or another output", "choose another name")
         taken.add(resolved(path))
         if path.exists() and not path.is_file():
-            raise DiskError(f"{path} is no regular file", "give the name of a file")
+            raise DiskError(f"{path} is not a regular file", "give the name of a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
 
 
 def write_output(path: Path, text: str) -> None:
-    """Write a file whole or not at all; one that exists is replaced.
+    """Write a file completely or not at all; replace an existing one.
 
     Raises:
         OSError: writing failed.

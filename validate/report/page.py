@@ -1,4 +1,4 @@
-"""A report as one page of HTML that needs nothing else: no network, no script."""
+"""A report as a self-contained HTML page, without network access or scripts."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def render_page(report: Mapping[str, Any]) -> str:
 
 
 def _differences(report: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    """The first place of each group of texts, and of each conversation, at which tokens differ."""
+    """The first difference of tokens in each group of texts and in each conversation."""
     for row in report["tokens"]["results"]:
         for group in row["groups"]:
             if group["first"]:
@@ -73,7 +73,7 @@ def _differences(report: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
 
 
 def _answers(report: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    """What was asked, and in which way, with each model's answer, the reference's first."""
+    """The prompts, with and without template, and the answer of each model, the reference first."""
     for row in sorted(report["generate"]["results"], key=lambda row: row["file"] != report["reference"]):
         way = "through the chat template" if row["template"] else "as the beginning of a text"
         drawn = f", drawn with seed {row['seed']}" if row["sampling"] else ""
@@ -89,7 +89,7 @@ def _grouped(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, list[Ma
 
 
 def _number(value: float | None, digits: int = 4) -> str:
-    """So many digits that count, without an exponent where people need none."""
+    """A number with so many significant digits, without an exponent if it is readable without one."""
     if value is None:
         return "not a number"
     if value and not 1e-4 <= abs(value) < 1e7:

@@ -1,4 +1,4 @@
-"""The plots of a report, as SVG that takes its colours from the page: readable in the light and in the dark."""
+"""The plots of a report, as SVG with colours from the page, for light and dark mode."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 Report = Mapping[str, Any]
 
-# Colours that no plot uses otherwise stand for those of the page.
+# Placeholders for the colours of the page; plots use these colours for nothing else.
 _INK, _FAINT = "#010203", "#040506"
 _STYLE = {_INK: "var(--ink, #1d2129)", _FAINT: "var(--line, #c9ced6)"}
-# Okabe and Ito's palette without its black and yellow: apart for the colour-blind, and on white as on black.
+# Okabe and Ito's palette without black and yellow: distinct for the colour-blind, and visible on white and black.
 _SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f")
 _MARKERS = "osD^vP<>"
 _PERCENTILES = {
@@ -48,7 +48,7 @@ _ALONE = (
 
 
 def size_plot(report: Report) -> str | None:
-    """Size against mean KL divergence, each artifact a dot; None where there is nothing to show."""
+    """Size against mean KL divergence, one dot per artifact; None if there is nothing to show."""
     points = [(artifact, _mean_kl(report, artifact["file"])) for artifact in report["artifacts"]]
     shown = [(artifact, kl) for artifact, kl in points if kl and kl > 0]
     if not shown:
@@ -75,7 +75,7 @@ def size_plot(report: Report) -> str | None:
 
 
 def _place_names(figure: Figure, names: Sequence[Annotation]) -> None:
-    """Put each name where it covers no dot and no other name, if there is such a place."""
+    """Place each name so that it covers neither a dot nor another name, if possible."""
     from matplotlib.transforms import Bbox
 
     figure.draw_without_rendering()  # settles what is where
@@ -92,12 +92,12 @@ def _place_names(figure: Figure, names: Sequence[Annotation]) -> None:
 
 
 def alone(svg: str) -> str:
-    """A plot as a file of its own, with the colours that it takes from the page otherwise."""
+    """A plot as a separate file, including the colours that it otherwise takes from the page."""
     return svg.replace(">", f">{_ALONE}", 1)
 
 
 def layer_plot(report: Report) -> str | None:
-    """Relative error of the weights by layer, a line an artifact."""
+    """Relative error of the weights by layer, one line per artifact."""
     lines = [
         (
             row["file"],
@@ -123,7 +123,7 @@ def layer_plot(report: Report) -> str | None:
 
 
 def kind_plot(report: Report) -> str | None:
-    """Relative error of the weights by kind of tensor, a dot an artifact."""
+    """Relative error of the weights by kind of tensor, one dot per artifact."""
     rows = [row for row in report["weights"]["results"] if any(entry["relative_rmse"] for entry in row["by_kind"])]
     if not rows:
         return None
@@ -143,7 +143,7 @@ def kind_plot(report: Report) -> str | None:
 
 
 def percentile_plot(report: Report) -> str | None:
-    """The distribution of KL divergence over the tokens, a line an artifact, on the text that it is worst at."""
+    """The distribution of KL divergence over the tokens, one line per artifact, for the text with the worst result."""
     shown = [row for row in report["kl"]["results"] if (row["kl"]["max"] or 0) > 0]
     of_files = ([row for row in shown if row["file"] == artifact["file"]] for artifact in report["artifacts"])
     rows = [row for of_file in of_files if (row := worst_text(of_file))]
@@ -151,7 +151,7 @@ def percentile_plot(report: Report) -> str | None:
         return None
     with _figure("percentiles", 3.4) as (figure, axes):
         for row in rows:
-            # A token that both find equally likely has none, or less than none where only rounding is left.
+            # A token that both models find equally likely has zero divergence, or slightly less due to rounding.
             values = [row["kl"][name] if (row["kl"][name] or 0) > 0 else None for name in _PERCENTILES]
             axes.plot(
                 range(len(_PERCENTILES)),
@@ -172,7 +172,7 @@ def percentile_plot(report: Report) -> str | None:
 
 
 def perplexity_plot(report: Report) -> str | None:
-    """What perplexity rose by on each text, with its standard error, a dot an artifact."""
+    """The increase of perplexity on each text, with its standard error, one dot per artifact."""
     rows = [row for row in report["kl"]["results"] if row["ratio"] is not None]
     if not rows:
         return None
@@ -201,21 +201,21 @@ def perplexity_plot(report: Report) -> str | None:
 
 
 def _mean_kl(report: Report, file: str) -> float | None:
-    """Over all texts, by their tokens."""
+    """The mean over all texts, weighted by their tokens."""
     rows = [row for row in report["kl"]["results"] if row["file"] == file and row["kl"]["mean"] is not None]
     tokens = sum(row["tokens"] for row in rows)
     return sum(row["kl"]["mean"] * row["tokens"] for row in rows) / tokens if tokens else None
 
 
 def _look(report: Report, file: str) -> dict[str, Any]:
-    """The colour and the marker that an artifact has in every plot."""
+    """The colour and marker of an artifact in every plot."""
     place = [artifact["file"] for artifact in report["artifacts"]].index(file)
     turn = place // len(_SERIES)  # the same colour again comes with another marker
     return {"color": _SERIES[place % len(_SERIES)], "marker": _MARKERS[(place + turn) % len(_MARKERS)]}
 
 
 def _name(report: Report, file: str) -> str:
-    """The type of an artifact, and its name where another one has that type."""
+    """The type of an artifact, and its name if another one has the same type."""
     types = {artifact["file"]: artifact["type"] for artifact in report["artifacts"]}
     shared = list(types.values()).count(types[file]) > 1
     return f"{types[file]} ({shortened(short_names(types)[file])})" if shared else types[file]
@@ -223,7 +223,7 @@ def _name(report: Report, file: str) -> str:
 
 @contextmanager
 def _figure(name: str, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """An empty plot, so many inches high, in the style of the page."""
+    """An empty plot in the style of the page; the height is in inches."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -253,7 +253,7 @@ def _figure(name: str, height: float) -> Iterator[tuple[Figure, Axes]]:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Name the artifacts below the plot, in as many columns as their names leave room for."""
+    """List the artifacts below the plot, in as many columns as fit."""
     handles, names = axes.get_legend_handles_labels()
     if len(handles) > 1:
         columns = max(1, min(len(handles), 48 // (6 + max(map(len, names)))))
@@ -267,12 +267,12 @@ def _svg(figure: Figure) -> str:
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     svg = text[text.index("<svg") :]
-    # Some names come from where objects lie in memory; and all plots of a page share one space of names.
+    # Some ids are derived from memory addresses; and all plots of a page share one namespace.
     for number, name in enumerate(dict.fromkeys(re.findall(r' id="([^"]+)"', svg))):
         svg = re.sub(rf'(?<=["#]){re.escape(name)}(?=["\)])', f"{title}-{number}", svg)
     for stand_in, colour in _STYLE.items():
         svg = svg.replace(stand_in, colour)
-    # The size is the page's to choose; the shape follows from the view box.
+    # The page sets the size; the aspect ratio follows from the view box.
     svg = re.sub(r' width="[^"]*"', ' class="plot"', svg, count=1)
     return re.sub(r' height="[^"]*"', "", svg, count=1)
 
@@ -291,6 +291,6 @@ _PLOTS: Sequence[tuple[str, str, Any]] = (
 
 
 def plots(report: Report) -> list[tuple[str, str, str]]:
-    """Title, caption and SVG of every plot that the report has numbers for."""
+    """Title, caption and SVG of every plot for which the report has numbers."""
     made = ((title, caption, plot(report)) for title, caption, plot in _PLOTS)
     return [(title, caption, svg) for title, caption, svg in made if svg is not None]

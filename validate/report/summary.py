@@ -1,4 +1,4 @@
-"""A report in a row an artifact, for people: tables, pages and cards show the same."""
+"""A report as one row per artifact, for people: shared by tables, pages and cards."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def summarize(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What each artifact is, its numbers on the text that it is worst at, and what came of its gates.
+    """Each artifact with its numbers for the text with the worst result, and the results of its gates.
 
     Returns:
         The members of `artifacts`, and: `status`, the worst of its gates; `gates`; `checks`, name to status, without
-        those that gave no result; `worst`, a result of `kl` or None.
+        those that have no result; `worst`, a result of `kl` or None.
     """
     return [_summary(report, artifact) for artifact in report["artifacts"]]
 
@@ -30,12 +30,12 @@ def _summary(report: Mapping[str, Any], artifact: Mapping[str, Any]) -> dict[str
 
 
 def worst_text(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The result with the largest mean KL divergence; what is not a number is worse than anything."""
+    """The result with the largest mean KL divergence; NaN is worse than any number."""
     return max(rows, key=lambda row: math.inf if row["kl"]["mean"] is None else row["kl"]["mean"], default=None)
 
 
 def together(rows: Iterable[Mapping[str, Any]], *members: str) -> list[dict[str, Any]]:
-    """Rows that are the same in these members as one, with all their `files`; in the order of the first of each."""
+    """Merge rows that have the same values of these members, collecting their `files`; in order of first occurrence."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         same = found.setdefault(tuple(str(row[member]) for member in members), {**row, "files": []})

@@ -1,1 +1,1 @@
-"""Whether conversations become the tokens that they become in the reference."""
+"""Check that conversations become the same tokens as in the reference."""

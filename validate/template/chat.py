@@ -1,4 +1,4 @@
-"""The prompts that conversations become under a chat template."""
+"""Render conversations with a chat template."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Rendered:
     """A conversation as text.
 
     Attributes:
-        text: the prompt, None where there is none.
-        error: why there is none.
-        refused: whether the template itself refuses the conversation; any other error is a fault of the template.
+        text: the prompt; None if rendering failed.
+        error: why rendering failed.
+        refused: whether the template itself rejects the conversation; any other error is a fault of the template.
     """
 
     text: str | None = None
@@ -32,16 +32,16 @@ class Rendered:
 
 
 def render_chat(template: str, messages: list[dict[str, Any]], bos: str, eos: str) -> str:
-    """Render a conversation, up to where the model's answer begins.
+    """Render a conversation, up to the start of the model's answer.
 
     Args:
-        template: Jinja source, as the GGUF key `tokenizer.chat_template` has it.
+        template: Jinja source, as in the GGUF key `tokenizer.chat_template`.
         messages: `{"role": ..., "content": ...}` in order.
         bos: spelling of the beginning-of-sequence token.
         eos: spelling of the end-of-sequence token.
 
     Raises:
-        FormatError: the template is not Jinja, fails, refuses the conversation, or takes too long.
+        FormatError: the template is not Jinja, fails, rejects the conversation, or takes too long.
     """
     variables = {"messages": messages, "bos_token": bos, "eos_token": eos, "add_generation_prompt": True}
     (rendered,) = render_conversations(template, [variables])
@@ -55,12 +55,12 @@ def render_conversations(
 ) -> list[Rendered]:
     """Render each conversation.
 
-    Where one takes too long, those after it are not tried.
+    If one takes too long, those after it are not rendered.
 
     Args:
         template: Jinja source.
-        conversations: the variables of the template for each.
-        now: the date that the template gets, in ISO format; the true one unless told.
+        conversations: the template variables of each conversation.
+        now: the date that the template gets, in ISO format. Default: the current date.
     """
     if not is_jinja(template):
         return [Rendered(error=f"it is the text {template[:40]!r}, not Jinja")] * len(conversations)
@@ -70,7 +70,7 @@ def render_conversations(
         output, reason = child.stdout, "it takes too much time or memory"
     except subprocess.TimeoutExpired as error:
         output, reason = (error.stdout or b"").decode("utf-8"), "it does not end"
-    # A line that was cut off has no end.
+    # A truncated line has no line end.
     rendered = [Rendered(**json.loads(line)) for line in output.splitlines(keepends=True) if line.endswith("\n")]
     if len(rendered) < len(conversations):
         rendered.append(Rendered(error=reason))
@@ -79,5 +79,5 @@ def render_conversations(
 
 
 def is_jinja(template: str) -> bool:
-    """Whether it can be a template at all, and not the name of one that a program has built in."""
+    """Whether it can be a template, rather than the name of a built-in template of some program."""
     return "{" in template

@@ -1,11 +1,11 @@
 """A child process that renders a chat template: JSON on stdin, a line of JSON for each conversation on stdout.
 
-Time is bounded for each conversation: the process ends at the one that takes longer. So is memory.
+Time is limited for each conversation, and the process ends at one that takes longer. Memory is limited too.
 
-A template comes with the checkpoint and is as trusted as any other stranger's program. The sandbox of Jinja keeps it
-from Python's objects; only a process of its own keeps it from looping for ever or filling the memory.
+A template comes with the checkpoint and is untrusted. The sandbox of Jinja blocks access to Python's objects; only a
+separate process can stop it from looping forever or filling the memory.
 
-Run as a script, by validate/template/chat.py, and apart from the package: it needs no more than jinja2.
+validate/template/chat.py runs this file as a script, without importing the package: it needs only jinja2.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ MAX_CHARACTERS = 1 << 22
 
 
 def raise_exception(message: str) -> NoReturn:
-    """How a template refuses a conversation."""
+    """Called by a template to reject a conversation."""
     raise TemplateError(message)
 
 
 def clock(now: str | None) -> Callable[[str], str]:
-    """The date, for templates that tell it to the model: today, or the one that is given in ISO format."""
+    """The date, for templates that insert it: today, or the given one in ISO format."""
 
     def strftime_now(layout: str) -> str:
         moment = datetime.datetime.now() if now is None else datetime.datetime.fromisoformat(now)
@@ -53,12 +53,12 @@ def tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as it is; Jinja's own filter escapes HTML, which no tokenizer wants."""
+    """Plain JSON; Jinja's own filter escapes HTML, which would change the tokens."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 class Generation(Extension):
-    """`{% generation %}` marks what the model wrote, for training; the text is as if it were not there."""
+    """`{% generation %}` marks the model's text for training; it does not change the output."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -81,12 +81,12 @@ def compile_template(template: str, now: str | None) -> Template:
 
 
 def answer(template: str, now: str | None, variables: dict[str, Any]) -> dict[str, Any]:
-    """The text, or the reason why there is none and whether it is the template's own."""
+    """The text, or an error and whether the template raised it to reject the conversation."""
     try:
         text = compile_template(template, now).render(**variables)
         if len(text) > MAX_CHARACTERS:
             raise ValueError(f"it gives {len(text)} characters")
-    except Exception as error:  # whatever a template does wrong, Python may raise
+    except Exception as error:  # a faulty template can raise any exception
         return {"error": f"{type(error).__name__}: {error}", "refused": type(error) is TemplateError}
     return {"text": text}
 

@@ -1,7 +1,7 @@
-"""Does a conversation become the tokens that it becomes in the reference.
+"""Compare the tokens of conversations with those of the reference.
 
-Where the reference has a chat template, that is the measure; what mistral-common makes of the conversations is held
-against the reference's template besides. Where it has none, mistral-common is the measure.
+If the reference has a chat template, the artifact is compared with it, and the reference's template is also compared
+with mistral-common. If it has none, the artifact is compared with mistral-common.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def compare_templates(artifact: Path, reference: Path, *, reading: ReadOptions |
 
 
 def compare_conversations(source: TokenizerSource, reference: TokenizerSource) -> TemplateResult:
-    """Compare the templates of two sources that have been found; see `compare_templates`."""
+    """Compare the templates of two opened sources; see `compare_templates`."""
     with artifact_tokenizer(source) as tokenizer:
         return _Comparison(source, reference, tokenizer).result()
 
 
 class _Comparison:
-    """One artifact held against one reference; every text goes through the artifact's tokenizer."""
+    """The comparison of an artifact with a reference; every text is encoded with the artifact's tokenizer."""
 
     def __init__(self, source: TokenizerSource, reference: TokenizerSource, tokenizer: TextTokenizer) -> None:
         self._source, self._reference, self._tokenizer = source, reference, tokenizer
@@ -53,7 +53,7 @@ class _Comparison:
         self._findings: list[Finding] = []
 
     def result(self) -> TemplateResult:
-        """Compare, whatever there is to compare with."""
+        """Compare with the reference's template or mistral-common, if available."""
         measure = self._reference.templates.get(_DEFAULT)
         same_source = measure is not None and self._source.templates.get(_DEFAULT) == measure
         against: Against = "nothing"
@@ -69,7 +69,7 @@ class _Comparison:
             against = "mistral-common"
             results += self._against_mistral_common(self._mistral)
         elif _DEFAULT in self._source.templates:
-            self._find("template_unknown", _DEFAULT, "the reference has nothing to hold this template against", "warn")
+            self._find("template_unknown", _DEFAULT, "the reference has nothing to compare this template with", "warn")
         for name in sorted({*self._reference.templates, *self._source.templates} - {_DEFAULT}):
             if name in self._reference.templates:
                 results += self._against_template(name, self._reference.templates[name])
@@ -90,7 +90,7 @@ class _Comparison:
         self._findings.append(Finding("template", kind, subject, f"{subject}: {what}", severity))
 
     def _prompts(self, name: str, missing: Severity) -> list[Prompt] | None:
-        """What the artifact makes of the conversations; None where it has no template, which is a finding."""
+        """The artifact's prompts for the conversations; None, with a finding, if it has no template."""
         template = self._source.templates.get(name)
         if template is None:
             own = mistral_file(self._source.folder) if self._source.folder is not None else None
@@ -108,11 +108,11 @@ class _Comparison:
     def _against_template(
         self, name: str, measure: str, own: Sequence[Prompt] | None = None
     ) -> list[ConversationResult]:
-        """Hold the artifact's template against the reference's.
+        """Compare the artifact's template with the reference's.
 
         Args:
             measure: the reference's template.
-            own: what it makes of the conversations in the reference's own tokenizer.
+            own: its prompts for the conversations, encoded with the reference's own tokenizer.
         """
         prompts = self._prompts(name, "fail")
         if prompts is None:
@@ -132,7 +132,7 @@ class _Comparison:
     def _tokenized_otherwise(
         self, results: Sequence[ConversationResult], prompts: Sequence[Prompt], own: Sequence[Prompt]
     ) -> None:
-        """The same text in two tokenizers: where the template is right and the model reads something else."""
+        """Compare the same text in two tokenizers: the template may be right, but the tokens differ."""
         vocabularies = (self._source.vocabulary, self._reference.vocabulary)
         compared = [
             compare_prompts(said.name, said, prompt, measured, self._tokenizer.decode, vocabularies)
@@ -142,7 +142,7 @@ class _Comparison:
         self._find_together(
             "prompt_tokens_differ",
             [after for before, after in pairs if before.status == "same" and after.status != "same"],
-            "the text is that of the reference, its tokens in the reference's own tokenizer are others",
+            "the text is the same as in the reference, but its tokens in the reference's own tokenizer differ",
         )
 
     def _against_mistral_common(self, path: Path) -> list[ConversationResult]:
@@ -159,7 +159,7 @@ class _Comparison:
         return results
 
     def _reference_with_mistral_common(self, path: Path, own: Sequence[Prompt], tokenizer: TextTokenizer) -> None:
-        """Where the reference contradicts itself a person should know, whatever the artifact does."""
+        """Warn if the reference's template contradicts mistral-common, independently of the artifact."""
         results = self._with_mistral_common(path, own, self._reference, tokenizer)
         self._find_together(
             "reference_template_differs",
@@ -170,7 +170,7 @@ class _Comparison:
     def _with_mistral_common(
         self, path: Path, prompts: Sequence[Prompt], source: TokenizerSource, tokenizer: TextTokenizer
     ) -> list[ConversationResult]:
-        """What a template made of the conversations, held against mistral-common and the template it generates."""
+        """Compare a template's prompts with mistral-common and the template that it generates."""
         expected = mistral_prompts(path, CONVERSATIONS)
         template = mistral_template(path)
         generated: Sequence[Prompt | None] = [None] * len(CONVERSATIONS)

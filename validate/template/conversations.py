@@ -1,6 +1,6 @@
-"""Conversations that a chat template has to get right, in the format that chat interfaces take.
+"""Conversations for the comparison of chat templates, in the format of chat interfaces.
 
-Contents are without combining marks: those are for the comparison of tokens, and would only be told twice here.
+Contents have no combining marks: the comparison of tokens covers those, and would report the same fault twice.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Conversation:
-    """What is said, and what a model is to say next.
+    """A conversation, up to the model's next answer.
 
     Attributes:
         tools: functions that the model may call.
-        continues: the last message is the beginning of the answer, to be gone on with.
-        odd: a well-meaning template may refuse it.
+        continues: the last message is the beginning of the answer, which the model continues.
+        odd: a correct template may reject it.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a model reads of a conversation: the ids that a chat template leads to, or those of mistral-common."""
+"""The token ids of a conversation, from a chat template or from mistral-common."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
     from mconv.validate.tokens.text_tokenizer import TextTokenizer
 
-# Templates that tell the date tell this one, so that two sides that render at midnight agree.
+# Templates that insert the date get this one, so that artifact and reference agree even at midnight.
 _NOW = "2025-01-02T12:00:00"
-# Put after the text that is to be gone on with, to find its end in what a template makes of it.
+# Appended to an answer that the model continues, to find its end in the output of a template.
 _END = "\u2042the end\u2042"
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "mask")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One conversation as a model gets it.
+    """The prompt of one conversation.
 
     Attributes:
-        text: as text, special tokens spelled out; empty where there is none.
-        ids: None where there is none.
-        error: why there is none.
-        refused: whether the conversation is refused; any other error is a fault.
+        text: the text, with special tokens spelled out; empty if there is no prompt.
+        ids: the token ids; None if there is no prompt.
+        error: why there is no prompt.
+        refused: whether the conversation is rejected; any other error is a fault.
     """
 
     text: str
@@ -44,7 +44,7 @@ class Prompt:
 
 
 def template_prompts(template: str, tokenizer: TextTokenizer, conversations: Sequence[Conversation]) -> list[Prompt]:
-    """What becomes of conversations under a chat template, with the variables that transformers gives it."""
+    """The prompts of conversations with a chat template, which gets the same variables as in transformers."""
     tokens = tokenizer.vocabulary.tokens
     ids = {role: tokenizer.special_id(role) for role in _ROLES}
     spelled = {f"{role}_token": tokens[token_id] for role, token_id in ids.items() if token_id is not None}
@@ -54,19 +54,19 @@ def template_prompts(template: str, tokenizer: TextTokenizer, conversations: Seq
 
 
 def mistral_file(folder: Path) -> Path | None:
-    """The tokenizer of a folder that mistral-common knows the prompt format of; None where there is none.
+    """The tokenizer file of a folder whose prompt format mistral-common knows; None if there is none.
 
-    A tokenizer.model without a version is none: many models that have one talk in a format of their own.
+    A tokenizer.model without a version does not count: many models with such a file use another prompt format.
     """
     tekken = folder / "tekken.json"
     return tekken if tekken.is_file() else versioned_sentencepiece(folder)
 
 
 def mistral_prompts(path: Path, conversations: Iterable[Conversation]) -> list[Prompt]:
-    """What mistral-common, the source of truth for Mistral's models, makes of conversations.
+    """The prompts of mistral-common, which is authoritative for Mistral's models.
 
     Args:
-        path: a file that `mistral_file` finds.
+        path: the result of `mistral_file`.
     """
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
     from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
@@ -78,7 +78,7 @@ def mistral_prompts(path: Path, conversations: Iterable[Conversation]) -> list[P
         try:
             request = ChatCompletionRequest.from_openai(messages, tools, conversation.continues)
             ids = tokenizer.encode_chat_completion(request).tokens
-        except Exception as error:  # its own classes, pydantic's, and asserts
+        except Exception as error:  # raises its own classes, pydantic's, and AssertionError
             prompts.append(Prompt("", None, f"{type(error).__name__}: {str(error).splitlines()[0]}", refused=True))
         else:
             prompts.append(Prompt(tokenizer.decode(ids, special_token_policy=SpecialTokenPolicy.KEEP), ids))
@@ -86,19 +86,19 @@ def mistral_prompts(path: Path, conversations: Iterable[Conversation]) -> list[P
 
 
 def mistral_template(path: Path) -> str | None:
-    """The chat template that mistral-common generates for a tokenizer, None where it generates none."""
+    """The chat template that mistral-common generates for a tokenizer; None if it generates none."""
     return _mistral(path, path.stat().st_mtime_ns)[1]
 
 
 @functools.lru_cache(maxsize=2)
 def _mistral(path: Path, _changed: int) -> tuple[MistralTokenizer, str | None]:
-    """A tokenizer and its generated template, kept for the next artifact: reading them takes seconds."""
+    """A tokenizer and its generated template, cached for the next artifact: reading them takes seconds."""
     from mistral_common.integrations.chat_templates.chat_templates import convert_tokenizer_to_chat_template
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
     try:
         template = convert_tokenizer_to_chat_template(path)
-    except Exception:  # versions that need settings which the file lacks
+    except Exception:  # some versions need settings that are missing in the file
         template = None
     return MistralTokenizer.from_file(path), template
 
@@ -116,7 +116,7 @@ def _variables(conversation: Conversation) -> dict[str, Any]:
 
 
 def _with_aliases(message: dict[str, Any]) -> dict[str, Any]:
-    """A message whose reasoning is there under both names that templates read, as transformers gives it."""
+    """A message with its reasoning under both names that templates read, as in transformers."""
     reasoning = message.get("reasoning_content")
     return message if reasoning is None else {"thinking": reasoning, **message}
 
@@ -131,10 +131,10 @@ def _tokenized(rendered: Rendered, conversation: Conversation, tokenizer: TextTo
             return Prompt("", None, "the chat template leaves out the answer that was begun", refused=True)
     try:
         return Prompt(text, tokenizer.encode_prompt(text))
-    except SourceError as error:  # a prompt that no tokenizer takes is as much of the template's making
-        return Prompt("", None, f"the chat template gives what cannot be tokenized: {error.what}")
+    except SourceError as error:  # a prompt that cannot be tokenized is a fault of the template too
+        return Prompt("", None, f"the output of the chat template cannot be tokenized: {error.what}")
 
 
 def _plain(content: Any) -> Any:
-    """The same as JSON has it: lists and objects, and none that anybody else holds."""
+    """A copy as plain JSON values: lists and objects, without shared references."""
     return json.loads(json.dumps(content))

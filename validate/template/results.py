@@ -1,4 +1,4 @@
-"""What a comparison of chat templates found, and how one conversation compares."""
+"""Results of the comparison of chat templates, as a whole and per conversation."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Against = Literal["template", "mistral-common", "nothing"]
 
 @dataclass(frozen=True)
 class ConversationResult:
-    """What became of one conversation.
+    """The result of one conversation.
 
     Attributes:
-        name: of the conversation, after the name of the template where it is not the one to use unasked.
-        status: `differs`: in its tokens, or in that one side refuses it; `error`: the artifact's template fails.
-        tokens: how many the artifact has for it; None where it has none.
-        difference: where the tokens part.
-        error: what the artifact's side fails with.
-        reference_error: what the reference's side fails with.
-        known: the template that mistral-common generates gives the same as the artifact's.
+        name: the name of the conversation, with the name of the template as prefix unless it is the default one.
+        status: `differs`: the tokens differ, or only one side rejects it; `error`: the artifact's template fails.
+        tokens: number of tokens in the artifact; None if there is no prompt.
+        difference: the first difference of the tokens.
+        error: the error of the artifact's side.
+        reference_error: the error of the other side.
+        known: whether the template that mistral-common generates gives the same prompt as the artifact.
     """
 
     name: str
@@ -40,12 +40,12 @@ class ConversationResult:
 
     @property
     def how(self) -> str:
-        """In what it differs, for a person."""
+        """How it differs, for people."""
         if self.difference is not None:
             return str(self.difference)
         if self.error:
-            return f"refused, where the other side takes it: {self.error}"
-        return f"taken, where the other side refuses it: {self.reference_error}"
+            return f"rejected, but the other side accepts it: {self.error}"
+        return f"accepted, but the other side rejects it: {self.reference_error}"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready members."""
@@ -57,8 +57,8 @@ class TemplateResult:
     """How an artifact's chat template compares with the reference.
 
     Attributes:
-        against: what it was held against.
-        same_source: whether the template is the reference's, byte for byte.
+        against: what it was compared with.
+        same_source: whether the template is the same as the reference's, byte for byte.
     """
 
     file: str
@@ -86,13 +86,13 @@ def compare_prompts(
     vocabularies: tuple[Vocabulary, Vocabulary],
     generated: Prompt | None = None,
 ) -> ConversationResult:
-    """Hold what became of one conversation against what should have.
+    """Compare the prompt of one conversation with the expected one.
 
     Args:
-        name: to call it by.
-        decode: the text of some of the ids.
-        vocabularies: that the ids of the two are of.
-        generated: what the template that mistral-common generates makes of it.
+        name: the name of the conversation.
+        decode: gives the text of ids.
+        vocabularies: the vocabularies of the artifact and the reference.
+        generated: the prompt from the template that mistral-common generates.
     """
     if prompt.ids is None and expected.ids is None:
         return ConversationResult(name, "both_refuse", error=prompt.error, reference_error=expected.error)

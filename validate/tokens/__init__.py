@@ -1,1 +1,1 @@
-"""Whether text becomes the ids that it becomes in the reference."""
+"""Check that text becomes the same token ids as in the reference."""

@@ -1,4 +1,4 @@
-"""Does an artifact cut text into the ids that the reference cuts it into."""
+"""Compare the token ids of an artifact with those of the reference."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _PROBED_MERGES = 200
 
 @dataclass(frozen=True)
 class GroupResult:
-    """What became of one group of texts.
+    """The result of one group of texts.
 
     Attributes:
-        tokens: ids of all its texts, by the reference.
-        differences: texts with other ids for no reason that is known.
-        first: the first of these.
-        known: texts with other ids, by the name of the reason.
-        undecoded: the first text whose ids, the same on both sides, do not become the same text again.
+        tokens: number of ids of all its texts in the reference.
+        differences: number of texts with different ids for no known reason.
+        first: the first of these differences.
+        known: number of texts with different ids, by the name of the known reason.
+        undecoded: the first text whose ids are the same but are decoded to a different text.
     """
 
     name: str
@@ -57,8 +57,8 @@ class TokensResult:
     Attributes:
         tokenizer: the library that runs it.
         reference_tokenizer: the library that runs the reference's.
-        special_tokens: how many were tried.
-        wrong_special_tokens: those that are not the one id that the reference has for them.
+        special_tokens: how many were checked.
+        wrong_special_tokens: those that do not become the single id of the reference.
         special_ids: by role, the artifact's id and the reference's.
     """
 
@@ -109,7 +109,7 @@ def compare_tokens(
 
 
 def text_group(path: Path) -> Group:
-    """A text file in passages of whole lines, so that one place that differs does not hide others.
+    """A text file in passages of whole lines, so that one difference does not hide others.
 
     Raises:
         SourceError: it is not UTF-8.
@@ -126,7 +126,7 @@ def text_group(path: Path) -> Group:
 def compare_tokenizers(
     source: TokenizerSource, reference_source: TokenizerSource, texts: Sequence[Group]
 ) -> TokensResult:
-    """Compare two tokenizers that have been found; see `compare_tokens`."""
+    """Compare two opened tokenizers; see `compare_tokens`."""
     with artifact_tokenizer(source) as artifact, reference_tokenizer(reference_source, beside=artifact) as reference:
         vocabulary = vocabulary_differences(source.vocabulary, reference_source.vocabulary)
         groups = [
@@ -147,7 +147,7 @@ def compare_tokenizers(
             special_ids,
             texts_differ=any(result.differences for result in results),
         )
-        # Where all ids have moved, what else differs follows from that.
+        # If all ids are shifted, other differences are a consequence.
         if not vocabulary.moved:
             findings += [*shortened(wrong), *surroundings(artifact, reference), *_text_findings(results)]
             findings += [reason.finding() for reason in reasons.values()]
@@ -168,7 +168,7 @@ def compare_tokenizers(
 
 @dataclass
 class _Reason:
-    """A known difference, and where it was met."""
+    """A known difference, and where it occurred."""
 
     variant: Variant
     first: Difference
@@ -213,7 +213,7 @@ def _compare_group(
 
 
 def _merge_groups(vocabulary: VocabularyDifferences, reference: TextTokenizer) -> Iterator[Group]:
-    """Texts in which merges that the artifact lacks, or makes at another time, would be made."""
+    """Texts that exercise merges that are missing in the artifact or have another rank."""
     ids = {token: number for number, token in enumerate(reference.vocabulary.tokens)}
     texts = []
     for merge in (*vocabulary.missing_merges, *vocabulary.moved_merges)[:_PROBED_MERGES]:

@@ -1,8 +1,8 @@
-"""Texts that two tokenizers have to cut alike, in groups by what is hard about them.
+"""Texts that two tokenizers must encode in the same way, grouped by what is difficult about them.
 
-Some are written out in corpus.txt: languages, code, symbols. The others are made here, the same in every run: what
-nobody would write by hand, and strings of random characters. Only characters that have long been assigned are among
-them: the tables of Unicode that tokenizers carry are of different years.
+Some are in corpus.txt: languages, code, symbols. The others are generated here, the same in every run: systematic cases
+and strings of random characters. All characters were assigned long ago, since tokenizers contain Unicode tables of
+different versions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mconv.convert.tokenizer import TokenType, Vocabulary
 
 _WRITTEN = Path(__file__).with_name("corpus.txt")
 _SPECIAL_TYPES = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
-# Blocks of Unicode in which all is assigned but for a few gaps, first and last character of each.
+# First and last character of Unicode blocks in which almost all characters are assigned.
 _BLOCKS = (
     "\u0020\u007e", "\u00a0\u00ff", "\u0100\u017f", "\u0180\u024f", "\u0250\u02af", "\u02b0\u02ff", "\u0300\u036f",
     "\u0391\u03a1", "\u03b1\u03ce", "\u0400\u045f", "\u0460\u052f", "\u0561\u0586", "\u05d0\u05ea", "\u0621\u064a",
@@ -61,12 +61,12 @@ _NUMBERS = (
     "\u0661\u0662\u0663", "\u0967\u0968\u0969", "\uff11\uff12\uff13", "\u4e00\u4e8c\u4e09", "\u2167\u00b2\u2153",
     "\u2460\u2461", "\U0001d7ce\U0001d7d9", "a1b2c3", "1a2b3c", "4\u00d75=20", "\u0e51\u0e52", "\u0b67\u0f21",
 )  # fmt: skip
-# Direction marks, byte order mark, tags, variation selectors, private use, characters that are none.
+# Direction marks, byte order mark, tags, variation selectors, private use, noncharacters.
 _INVISIBLE = (
     "\u200e", "\u200f", "\u202a", "\u202e", "\u2066", "\u2069", "\ufeff", "\ufffd", "\ufffe", "\uffff", "\U000e0001",
     "\ufe0f", "\U000e0100", "\ue000", "\U0010ffff",
 )  # fmt: skip
-# The first characters of blocks that no vocabulary has tokens for: bytes have to stand in.
+# The first characters of blocks for which no vocabulary has tokens: they are encoded as bytes.
 _RARE = (
     "\U00010000", "\U00010280", "\U000103a0", "\U00010400", "\U00010900", "\U00012000", "\U00013000", "\U00016800",
     "\U0001d100", "\U00020000", "\u9f00",
@@ -79,7 +79,7 @@ class Group:
     """Texts of one kind.
 
     Attributes:
-        parse_special: whether the spelling of a special token in a text means that token.
+        parse_special: whether to parse the spelling of a special token in a text as that token.
     """
 
     name: str
@@ -105,10 +105,10 @@ def corpus() -> list[Group]:
 
 
 def vocabulary_groups(vocabulary: Vocabulary, decode: Callable[[Sequence[int]], str]) -> list[Group]:
-    """The groups that are made of a model's own tokens.
+    """The groups that are made from the model's own tokens.
 
     Args:
-        decode: the text of some ids.
+        decode: gives the text of ids.
     """
     special = tuple(_with_special_tokens(vocabulary))
     return [
@@ -119,7 +119,7 @@ def vocabulary_groups(vocabulary: Vocabulary, decode: Callable[[Sequence[int]], 
 
 
 def special_tokens(vocabulary: Vocabulary) -> dict[int, str]:
-    """The tokens that are no text, or not only text, by id."""
+    """The tokens that are not ordinary text, by id."""
     return {
         token_id: vocabulary.tokens[token_id]
         for token_id, kind in enumerate(vocabulary.types)
@@ -134,7 +134,7 @@ def _written() -> Iterator[Group]:
 
 
 def _in_context(pieces: tuple[str, ...]) -> Iterator[str]:
-    """Each alone, in a sentence, twice, and after its neighbour."""
+    """Each piece alone, in a sentence, twice, and after its neighbour."""
     for piece, following in zip(pieces, pieces[1:] + pieces[:1], strict=True):
         yield from (piece, piece + piece, f"so {piece} is, and {piece}.")
         yield from (f"{piece}{following}", f" {piece}\n{following}")
@@ -151,7 +151,7 @@ def _white_space() -> Iterator[str]:
 
 
 def _signs() -> Iterator[str]:
-    """Where a word of signs ends: splits are of different minds on line ends, slashes and apostrophes."""
+    """The end of a word of signs: splits treat line ends, slashes and apostrophes differently."""
     for sign in ("{", ");", "=", "//", '"', "*/", "...", "->", "`", "\u3002"):
         for end in ("\n", "/", "\n/", "\n//", "\r\n\t", "\n\n/x", "'", "'s"):
             yield f"a {sign}{end} b{sign}{end}c"
@@ -180,7 +180,7 @@ def _rare_characters() -> Iterator[str]:
 
 
 def _random_texts() -> Iterator[str]:
-    """Letters of one block with some of others and spaces between them."""
+    """Letters of one block, mixed with some of other blocks and spaces."""
     source = random.Random(240911)
     blocks = [(ord(block[0]), ord(block[1])) for block in _BLOCKS]
     for block in blocks:
@@ -196,7 +196,7 @@ def _random_character(source: random.Random, block: tuple[int, int], blocks: lis
 
 
 def _joined_tokens(vocabulary: Vocabulary, decode: Callable[[Sequence[int]], str]) -> Iterator[str]:
-    """Ordinary tokens drawn at random, one after the other: words that merges have to find."""
+    """Random ordinary tokens, concatenated: words that require merges."""
     source = random.Random(240718)
     ordinary = [token_id for token_id, kind in enumerate(vocabulary.types) if kind is TokenType.NORMAL]
     for _ in range(400 if ordinary else 0):
@@ -206,7 +206,7 @@ def _joined_tokens(vocabulary: Vocabulary, decode: Callable[[Sequence[int]], str
 
 
 def _with_special_tokens(vocabulary: Vocabulary) -> Iterator[str]:
-    """Special tokens alone, between letters, spaces and line ends, side by side, and spelled nearly right."""
+    """Special tokens alone, between letters, spaces and line ends, side by side, and almost spelled correctly."""
     texts = [text for text in special_tokens(vocabulary).values() if not text.startswith("<SPECIAL_")][:40]
     for text, following in zip(texts, texts[1:] + texts[:1], strict=True):
         yield from (text, f"a{text}b", f" {text} x", f"x {text}{text}.")

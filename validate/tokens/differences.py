@@ -1,4 +1,4 @@
-"""The first place where two tokenizations of a text part, shown so that a person sees what happened."""
+"""The first difference of two tokenizations of a text, formatted for people."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _IDS_BEFORE, _IDS_AFTER = 2, 6  # tokens
 
 @dataclass(frozen=True)
 class Side:
-    """Ids around the place, and the tokens that they are, as the vocabulary has them."""
+    """The ids around the difference, and their tokens as spelled in the vocabulary."""
 
     ids: tuple[int, ...]
     pieces: tuple[str, ...]
@@ -22,13 +22,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Difference:
-    """Where two rows of ids part.
+    """The first difference of two lists of ids.
 
     Attributes:
-        text: what stands around the place.
-        reference_text: what stands there for the reference, where that is not the same.
-        position: where in the whole text, in characters.
-        token: how many ids are the same before it.
+        text: the text around it.
+        reference_text: the text around it in the reference, if that differs.
+        position: its position in the whole text, in characters.
+        token: how many ids before it are the same.
     """
 
     text: str
@@ -45,7 +45,7 @@ class Difference:
     def __str__(self) -> str:
         """One line for a person."""
         sides = (self.artifact, self.reference)
-        # The same pieces under other ids are told apart by these.
+        # If the pieces are the same under different ids, show the ids.
         names = [side.ids if self.artifact.pieces == self.reference.pieces else side.pieces for side in sides]
         here, there = (" | ".join(map(repr, name)) for name in names)
         other = f"in place of {self.reference_text!r}, " if self.reference_text != self.text else ""
@@ -60,19 +60,19 @@ def first_difference(
     vocabularies: tuple[Vocabulary, Vocabulary],
     reference_text: str | None = None,
 ) -> Difference:
-    """Say where two tokenizations part.
+    """Find the first difference of two tokenizations.
 
     Args:
-        text: what was tokenized.
-        ids: what the artifact made of it.
-        reference_ids: what the reference has in their place; not the same.
-        decode: the text of the ids that both have.
-        vocabularies: of the artifact and of the reference.
-        reference_text: the text of the reference's ids; the same text unless told.
+        text: the text.
+        ids: the ids of the artifact.
+        reference_ids: the ids of the reference, which differ.
+        decode: gives the text of the common ids.
+        vocabularies: the vocabularies of the artifact and of the reference.
+        reference_text: the text of the reference's ids. Default: `text`.
     """
     expected = text if reference_text is None else reference_text
     same = _common(ids, reference_ids)
-    # The last character before the place may be cut in the middle of its bytes.
+    # The difference may be in the middle of the bytes of a character.
     position = _common(text, decode(reference_ids[:same]))
     around = slice(max(0, position - _BEFORE), position + _AFTER)
     return Difference(

@@ -1,7 +1,7 @@
-"""Texts that come out otherwise for no fault of a file: what llama.cpp cannot do, or tokenizers does in its own way.
+"""Differences of tokens that are not a fault of a file, but a property of llama.cpp or tokenizers.
 
-Nothing is excused by what a text looks like. A tokenizer of one side is changed in the one way in which the library of
-the other side is known to differ, and has to give exactly the ids of the other side.
+No text is excused by its appearance. Instead, one tokenizer is changed in the one way in which the other library is
+known to differ, and must then give exactly the ids of the other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mconv.validate.tokens.text_tokenizer import TextTokenizer, Variant
 
 
 class KnownDifferences:
-    """The ways in which two tokenizers may differ, looked into when they do."""
+    """The known ways in which two tokenizers can differ, checked when they do."""
 
     def __init__(self, artifact: TextTokenizer, reference: TextTokenizer) -> None:
         self._artifact, self._reference = artifact, reference
@@ -21,11 +21,11 @@ class KnownDifferences:
     def explain(
         self, text: str, ids: Sequence[int], reference_ids: Sequence[int], *, parse_special: bool
     ) -> Variant | None:
-        """The one change that makes the two the same, None where there is no such change.
+        """The change that makes artifact and reference agree; None if there is no such change.
 
         Args:
-            ids: what the artifact made of the text.
-            reference_ids: what the reference made of it.
+            ids: the artifact's ids of the text.
+            reference_ids: the reference's ids of the text.
         """
         for variants, expected in ((self._of_artifact, reference_ids), (self._of_reference, ids)):
             for variant in variants:

@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint, whatever its layout: found without its weights, which need not be there."""
+"""Find the tokenizer of a checkpoint in any layout, without its weights."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ class TokenizerSource:
     """The tokenizer and the chat templates of an artifact or a reference.
 
     Attributes:
-        path: as given.
-        folder: with the tokenizer files; None for a GGUF file, which holds its own.
+        path: the path as given.
+        folder: the folder with the tokenizer files; None for a GGUF file, which contains its tokenizer.
         vocabulary: the tokenizer as a value.
-        templates: chat templates by name, 'default' being the one to use unasked; as they stand, even where one is not
-            a template.
-        llama_vocabulary: loads it into llama.cpp.
+        templates: chat templates by name, the default one as 'default'; unchecked, so a value may not be a template.
+        llama_vocabulary: loads the tokenizer into llama.cpp.
     """
 
     path: Path
@@ -37,10 +36,10 @@ class TokenizerSource:
 
 
 def gguf_vocabulary(name: str, file: GgufFile) -> Vocabulary:
-    """The tokenizer in a GGUF file; one with a vocabulary and no weights is as good.
+    """The tokenizer in a GGUF file, which does not have to contain weights.
 
     Args:
-        name: of the file, for messages.
+        name: the name of the file, for messages.
 
     Raises:
         FormatError: the vocabulary is damaged, or of an unknown kind.

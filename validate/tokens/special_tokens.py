@@ -1,4 +1,4 @@
-"""The tokens that are no text, and those that are put around a text unasked."""
+"""Check special tokens, and the tokens that are added around a text by default."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _SHOWN = 20
 
 
 def wrong_special_tokens(artifact: TextTokenizer, reference: TextTokenizer) -> Iterator[Finding]:
-    """Each token of the reference that is no text has to be one id, the right one."""
+    """Check that each special token of the reference becomes a single, correct id."""
     for token_id, token in special_tokens(reference.vocabulary).items():
         ids = artifact.encode(token, parse_special=True)
         if ids == [token_id]:
             continue
         if len(ids) == 1:
-            what = f"{token!r} is id {ids[0]}, the reference's is {token_id}"
+            what = f"{token!r} is id {ids[0]}, but {token_id} in the reference"
             yield Finding("tokens", "special_token_id", token, what)
         else:
             pieces = " | ".join(repr(artifact.vocabulary.tokens[part]) for part in ids)
@@ -36,7 +36,7 @@ def _type_of(token: str, vocabulary: Vocabulary) -> str:
 
 
 def shortened(wrong: Sequence[Finding]) -> list[Finding]:
-    """The first of them; the last one says how many there are besides."""
+    """The first findings; the last one includes the number of others."""
     shown = list(wrong[:_SHOWN])
     if len(wrong) > len(shown):
         shown[-1] = replace(shown[-1], what=f"{shown[-1].what}; and {len(wrong) - len(shown)} more special tokens")
@@ -44,13 +44,13 @@ def shortened(wrong: Sequence[Finding]) -> list[Finding]:
 
 
 def surroundings(artifact: TextTokenizer, reference: TextTokenizer) -> Iterator[Finding]:
-    """What is put around a text unasked: bos before it, eos after it."""
+    """Compare the tokens added around a text by default: bos before it, eos after it."""
     ours, theirs = _around(artifact), _around(reference)
     for role, put, expected in zip(("bos", "eos"), ours, theirs, strict=True):
         if put != expected:
             here, there = (" ".join(token) or "nothing" for token in (put, expected))
             where = "before" if role == "bos" else "after"
-            what = f"{role}: {here} is put {where} a text, by the reference {there}"
+            what = f"{role}: {here} is added {where} a text, but {there} in the reference"
             yield Finding("tokens", f"{role}_differs", role, what)
 
 

@@ -1,4 +1,4 @@
-"""What can be asked of any tokenizer."""
+"""The interface of all tokenizers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Variant:
     """A tokenizer changed in one way.
 
     Attributes:
-        kind: name of the change, in snake case.
-        reason: why the change is of no file's making, as a sentence.
+        kind: the name of the change, in snake case.
+        reason: why the change is not a fault of a file, as a sentence.
     """
 
     kind: str
@@ -26,7 +26,7 @@ class Variant:
 
 
 class TextTokenizer(AbstractContextManager["TextTokenizer"]):
-    """A tokenizer as somebody who has the file or folder gets it, to be used in a `with` block.
+    """A tokenizer as a user of the file or folder gets it, to be used in a `with` block.
 
     Attributes:
         name: the library that runs it.
@@ -40,38 +40,38 @@ class TextTokenizer(AbstractContextManager["TextTokenizer"]):
         """The ids of a text.
 
         Args:
-            parse_special: read the spelling of a special token as that token, not as plain text.
-            add_special: put bos and eos around it where the tokenizer does so unasked.
+            parse_special: parse the spelling of a special token as that token, not as plain text.
+            add_special: add bos and eos if the tokenizer does so by default.
         """
         raise NotImplementedError
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """The ids of what a chat template gave: it has its special tokens, bos among them, in it."""
+        """The ids of the output of a chat template, which already contains special tokens, including bos."""
         return self.encode(prompt, parse_special=True)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids, special tokens spelled out."""
+        """The text of ids, with special tokens spelled out."""
         raise NotImplementedError
 
     def special_id(self, role: str) -> int | None:
-        """The id with a role: bos, eos, eot, unk, pad; None where nothing says."""
+        """The id with a role: bos, eos, eot, unk, pad; None if unknown."""
         return self.vocabulary.id_of(role)
 
     def variants(self, other: TextTokenizer) -> Iterator[Variant]:  # noqa: ARG002
-        """This tokenizer changed in what the library of the other is known to do otherwise, whatever a file says."""
+        """Variants of this tokenizer, each with one known difference of the other library, independent of the file."""
         return iter(())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of what it holds."""
+        """Release its resources."""
 
 
 class InParts(TextTokenizer):
-    """A library that never reads special tokens in a text: the text is cut at them, and each part encoded alone.
+    """A library that does not parse special tokens in a text: split the text at them and encode each part.
 
     Args:
-        special: the tokens to cut at, by their text.
+        special: the tokens to split at, by their text.
     """
 
     _plain: Callable[[str], list[int]]  # the ids of a text without special tokens

@@ -1,4 +1,4 @@
-"""Tokenizers side by side: llama.cpp, mistral-common, SentencePiece and tokenizers, asked the same questions."""
+"""Tokenizers with a common interface: llama.cpp, mistral-common, SentencePiece and tokenizers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LlamaCpp(TextTokenizer):
     """The vocabulary of a GGUF file in llama.cpp.
 
     Args:
-        load: loads it; not called for a vocabulary that llama.cpp would die of.
+        load: loads it; not called for a vocabulary that would crash llama.cpp.
         vocabulary: the same as a value.
     """
 
@@ -67,17 +67,17 @@ class LlamaCpp(TextTokenizer):
         return text.removeprefix(" ") if puts_space else text
 
     def special_id(self, role: str) -> int | None:
-        # llama.cpp has a token for the unknown, but no function that tells it.
+        # llama.cpp has an unknown token, but no function that returns it.
         return self.vocabulary.id_of(role) if role == "unk" else self._loaded.special_id(role)
 
 
 class MistralCommon(InParts):
-    """A tekken.json in mistral-common, which puts `<s>` before all that it encodes.
+    """A tekken.json in mistral-common, which adds `<s>` before every text.
 
     Args:
-        tekken: the tokenizer in it.
-        vocabulary: of the same checkpoint, for what the file does not say.
-        split: another regular expression than the file's to split text by.
+        tekken: the tokenizer of the file.
+        vocabulary: the vocabulary of the same checkpoint, for information that is not in the file.
+        split: regular expression to split text with, instead of the one in the file.
     """
 
     name = "mistral-common"
@@ -114,10 +114,10 @@ class MistralCommon(InParts):
 
 
 class SentencePiece(InParts):
-    """A SentencePiece file, run by the library that mistral-common runs those of Mistral with.
+    """A SentencePiece file, run with the same library as in mistral-common.
 
     Args:
-        model: content of the file.
+        model: the content of the file.
         vocabulary: the same as a value.
     """
 
@@ -147,10 +147,10 @@ class SentencePiece(InParts):
 
 
 class HuggingFace(TextTokenizer):
-    """A tokenizer.json in tokenizers, with the tokens that transformers adds from the files beside it.
+    """A tokenizer.json in tokenizers, with the tokens that transformers adds from other files of the folder.
 
     Args:
-        changes: members of the file to be used in place of its own.
+        changes: members that replace those of the file.
     """
 
     name = "tokenizers"
@@ -162,7 +162,7 @@ class HuggingFace(TextTokenizer):
         try:
             self._tokenizer = Tokenizer.from_str(json.dumps({**content, **(changes or {})}))
         except Exception as error:  # tokenizers raises nothing narrower
-            raise FormatError(f"{path.name}: tokenizers refuses it ({error})", "fetch the file again") from error
+            raise FormatError(f"{path.name}: tokenizers cannot load it ({error})", "download the file again") from error
         self._path, self.vocabulary, self._content = path, vocabulary, content
         known = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
         for text, special in _added_beside(path.parent, len(vocabulary.tokens)):
@@ -195,7 +195,7 @@ class HuggingFace(TextTokenizer):
 
 
 def artifact_tokenizer(source: TokenizerSource) -> TextTokenizer:
-    """What a user of the artifact gets: llama.cpp for a GGUF file, else what transformers picks in a folder.
+    """The tokenizer that a user of the artifact gets: llama.cpp for a GGUF file, for a folder that of transformers.
 
     Raises:
         SourceError, FormatError: a file that the library cannot read.
@@ -208,12 +208,11 @@ def artifact_tokenizer(source: TokenizerSource) -> TextTokenizer:
 
 
 def reference_tokenizer(source: TokenizerSource, beside: TextTokenizer | None = None) -> TextTokenizer:
-    """The reference's own tokenizer: Mistral's before Hugging Face's copy of it.
+    """The reference's own tokenizer: Mistral's file if there is one, otherwise Hugging Face's copy.
 
     Args:
         source: the reference.
-        beside: what it will be held against. Where both have a tokenizer.json, that is what is compared, and not one
-            library with another.
+        beside: the tokenizer to compare with. If both have a tokenizer.json, compare these files, not two libraries.
 
     Raises:
         SourceError, FormatError: a file that the library cannot read.
@@ -227,7 +226,7 @@ def reference_tokenizer(source: TokenizerSource, beside: TextTokenizer | None = 
         return HuggingFace(path, source.vocabulary)
     found = model if model.is_file() else versioned_sentencepiece(source.folder)
     if found is None:
-        raise SourceError(f"{source.folder}: no tokenizer file", "put the tokenizer of the model there")
+        raise SourceError(f"{source.folder}: no tokenizer file", "copy the tokenizer of the model into the folder")
     return SentencePiece(found.read_bytes(), source.vocabulary)
 
 
@@ -240,7 +239,7 @@ def _added_beside(folder: Path, vocab_size: int) -> Iterator[tuple[str, bool]]:
 
 
 def _check_bytes(vocabulary: Vocabulary) -> None:
-    """llama.cpp ends the process at a character for which such a vocabulary has neither a token nor its bytes."""
+    """Check that every byte has a token: otherwise some characters make llama.cpp end the process."""
     known = set(vocabulary.tokens)
     for byte in range(256):
         if f"<0x{byte:02X}>" not in known and (byte > 0x7F or chr(byte) not in known):

@@ -1,7 +1,7 @@
-"""Two vocabularies as values: what of the one is not what the other has.
+"""Compare two vocabularies as values.
 
-Tokens at the end that stand for rows of the embedding matrix without a token are no part of this: converters fill a
-vocabulary up to different sizes, and call what they fill in by different names.
+Padding tokens at the end, for rows of the embedding matrix without a token, are ignored: converters pad vocabularies to
+different sizes and with different names.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from mconv.validate.findings import Finding, Severity
 ROLES = ("bos", "eos", "eot", "unk", "pad")
 _PADDING = re.compile(r"\[PAD\d+\]")
 _SPECIAL = {TokenType.CONTROL, TokenType.UNKNOWN}
-_LEAST_SHIFTED = 4  # tokens; fewer have merely changed places
+_LEAST_SHIFTED = 4  # tokens; fewer have only been exchanged
 
 
 @dataclass(frozen=True)
 class Shift:
-    """Tokens that stand at other ids, all by the same distance.
+    """Tokens whose ids are shifted by the same distance.
 
     Attributes:
-        first: id in the reference of the first of them.
+        first: the id of the first of them in the reference.
         distance: how much larger their ids are in the artifact.
-        count: how many they are.
+        count: the number of these tokens.
     """
 
     first: int
@@ -38,19 +38,19 @@ class Shift:
 
 @dataclass(frozen=True)
 class VocabularyDifferences:
-    """How an artifact's vocabulary differs from the reference's, without a judgement.
+    """The differences between the vocabularies of an artifact and the reference, not yet judged.
 
     Attributes:
-        other_model: the one merges by score, the other by rank.
+        other_model: one merges by score, the other by rank.
         size: tokens of the artifact, without padding.
         reference_size: tokens of the reference, without padding.
         other_texts: ids whose texts differ.
-        shift: what the most of these have in common, if anything.
+        shift: the shift that most of these have in common, if any.
         other_types: ids of ordinary tokens in the reference whose types differ.
-        control_as_text: ids of control tokens of the reference that the artifact has as user-defined ones.
+        control_as_text: ids of control tokens of the reference that are user-defined tokens in the artifact.
         missing_merges: pairs that only the reference has.
         extra_merges: pairs that only the artifact has.
-        moved_merges: pairs of the reference in whose place, among those that both have, the artifact has another.
+        moved_merges: common pairs whose rank, among the common pairs, is different in the artifact.
         other_score_order: whether tokens would be merged in another order by their scores.
     """
 
@@ -68,11 +68,11 @@ class VocabularyDifferences:
 
     @property
     def moved(self) -> bool:
-        """Whether tokens are shifted, or most of them are others."""
+        """Whether tokens are shifted, or most of them differ."""
         return self.other_model or self.shift is not None or 2 * len(self.other_texts) > self.reference_size
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready members: numbers in place of lists."""
+        """JSON-ready members: counts instead of lists."""
         return {
             "other_model": self.other_model,
             "size": self.size,
@@ -120,15 +120,15 @@ def vocabulary_findings(
     *,
     texts_differ: bool,
 ) -> list[Finding]:
-    """What a person should know of the differences.
+    """The findings for the differences.
 
     Args:
-        special_ids: by role, the id that the artifact's user gets and that of the reference.
-        texts_differ: whether any text comes out otherwise; a rule for cutting text that differs and has no effect that
-            could be found does not fail the artifact.
+        special_ids: by role, the id in the artifact and in the reference.
+        texts_differ: whether the ids of any text differ; a different rule for splitting text that has no visible effect
+            does not fail the artifact.
     """
     if differences.other_model:
-        what = f"tokenizer model is {artifact.model!r}, the reference's is {reference.model!r}"
+        what = f"tokenizer model is {artifact.model!r}, but {reference.model!r} in the reference"
         return [Finding("tokens", "tokenizer_model_differs", "tokenizer model", what)]
     if shift := differences.shift:
         return [_shifted(shift, reference)]
@@ -162,19 +162,19 @@ def _shift(tokens: Sequence[str], reference: Sequence[str], differing: Sequence[
 
 
 def _moved(merges: Mapping[str, None], reference: Mapping[str, None]) -> tuple[str, ...]:
-    """Merges, which are made in their order, that stand elsewhere among those that both have."""
+    """Merges whose rank among the common merges differs."""
     ours = (merge for merge in merges if merge in reference)
     theirs = (merge for merge in reference if merge in merges)
     return tuple(merge for other, merge in zip(ours, theirs, strict=True) if other != merge)
 
 
 def _other_type(kind: TokenType, reference: TokenType) -> bool:
-    """Whether an ordinary token is of another type. Special tokens are tried out instead."""
+    """Whether an ordinary token has another type. Special tokens are checked by encoding them instead."""
     return kind is not reference and reference not in _SPECIAL and reference is not TokenType.USER_DEFINED
 
 
 def _other_score_order(artifact: Vocabulary, reference: Vocabulary, ids: Sequence[int]) -> bool:
-    """Whether the tokens that merging makes, the best score first, are in another order."""
+    """Whether the tokens that result from merges have another order by score."""
     ours, theirs = artifact.scores, reference.scores
     if ours is None or theirs is None:
         return False
@@ -196,7 +196,7 @@ def _shifted(shift: Shift, reference: Vocabulary) -> Finding:
 def _size_and_tokens(differences: VocabularyDifferences, artifact: Vocabulary, reference: Vocabulary) -> list[Finding]:
     findings = []
     if differences.size != differences.reference_size:
-        what = f"size of the vocabulary is {differences.size}, the reference's is {differences.reference_size}"
+        what = f"size of the vocabulary is {differences.size}, but {differences.reference_size} in the reference"
         findings.append(Finding("tokens", "vocabulary_size", "size of the vocabulary", what))
     if differences.other_texts:
         first = differences.other_texts[0]
@@ -211,7 +211,7 @@ def _size_and_tokens(differences: VocabularyDifferences, artifact: Vocabulary, r
         findings.append(Finding("tokens", "token_type_differs", token, what, "warn"))
     if differences.control_as_text:
         token = reference.tokens[differences.control_as_text[0]]
-        what = f"{token!r} is of type user defined, no control token: llama.cpp finds it in what a user writes, too"
+        what = f"{token!r} is a user-defined token, not a control token: llama.cpp also finds it in a user's text"
         what += _others(differences.control_as_text)
         findings.append(Finding("tokens", "control_token_as_text", token, what, "warn"))
     return findings
@@ -220,7 +220,7 @@ def _size_and_tokens(differences: VocabularyDifferences, artifact: Vocabulary, r
 def _rules(
     differences: VocabularyDifferences, artifact: Vocabulary, reference: Vocabulary, severity: Severity
 ) -> list[Finding]:
-    """The rules by which text is cut."""
+    """Compare the rules by which text is split."""
 
     def finding(kind: str, subject: str, what: str) -> Finding:
         effect = "" if severity == "fail" else "; no text was found that comes out otherwise"
@@ -228,12 +228,12 @@ def _rules(
 
     findings = []
     if artifact.pre != reference.pre:
-        what = f"is {artifact.pre!r}, the reference's is {reference.pre!r}"
+        what = f"is {artifact.pre!r}, but {reference.pre!r} in the reference"
         findings.append(finding("pre_tokenizer_differs", "pre-tokenizer", what))
     missing, extra = differences.missing_merges, differences.extra_merges
     if missing or extra:
         subject = (missing or extra)[0]
-        what = f"is the first of {len(missing)} merges that are missing and {len(extra)} that the reference lacks"
+        what = f"is the first of {len(missing)} missing and {len(extra)} additional merges"
         findings.append(finding("merges_differ", subject, what))
     elif differences.moved_merges:
         subject = differences.moved_merges[0]
@@ -243,7 +243,7 @@ def _rules(
         findings.append(finding("scores_differ", "order of the scores", "is not that of the reference"))
     ours, theirs = _puts_space(artifact), _puts_space(reference)
     if ours is not theirs:
-        what = f"put before a text: {'yes' if ours else 'no'}, by the reference: {'yes' if theirs else 'no'}"
+        what = f"added before a text: {'yes' if ours else 'no'}, in the reference: {'yes' if theirs else 'no'}"
         findings.append(finding("space_prefix_differs", "space", what))
     return findings
 
@@ -257,13 +257,13 @@ def _special_ids(
         if theirs is None or ours == theirs or (ours is None and not needed):
             continue
         here = "missing" if ours is None else f"{artifact.tokens[ours]!r} (id {ours})"
-        what = f"{role} is {here}, the reference's is {reference.tokens[theirs]!r} (id {theirs})"
+        what = f"{role} is {here}, but {reference.tokens[theirs]!r} (id {theirs}) in the reference"
         findings.append(Finding("tokens", "special_id_differs", role, what, "fail" if needed else "warn"))
     return findings
 
 
 def _puts_space(vocabulary: Vocabulary) -> bool:
-    """Whether a text gets a space before it; byte-level BPE has no such thing in llama.cpp."""
+    """Whether a space is added before a text; llama.cpp does not do this for byte-level BPE."""
     return vocabulary.model == "llama" and vocabulary.add_space_prefix is not False
 
 

@@ -1,1 +1,1 @@
-"""Every tensor of an artifact against its reference; no model is run."""
+"""Compare every tensor of an artifact with its reference, without running a model."""

@@ -1,8 +1,8 @@
-"""An artifact opened by the names of its reference.
+"""Open an artifact with the tensor names of its reference.
 
-Names, shapes and orders of rows follow the reference's hyperparameters and not the artifact's own. So a wrong key in a
-header is one finding, and not one for every tensor whose rows it would put into another order; and what is missing or
-misshapen keeps nobody from looking at the rest.
+Names, shapes and orders of rows follow from the hyperparameters of the reference, not from those of the artifact. So a
+wrong key in a header is one finding, not one for every tensor whose rows it would reorder; and tensors that are missing
+or have a wrong shape do not prevent the comparison of the others.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from mconv.validate.weights.hyperparameters import compare_keys, compare_specs
 
 @dataclass(frozen=True)
 class Artifact:
-    """What an artifact holds.
+    """The content of an artifact.
 
     Attributes:
         tensors: canonical name to tensor.
-        faults: canonical name to the reason why there is no such tensor, where the layout has to know: see `Mapped`.
-        unknown: names of tensors that the reference's family has no place for.
+        faults: canonical name to the reason why the tensor is unusable, if the layout finds this out; see `Mapped`.
+        unknown: names of tensors that do not belong to the family of the reference.
         tied: whether its output matrix is the token embedding.
-        findings: about its metadata.
+        findings: findings about its metadata.
     """
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
@@ -48,11 +48,11 @@ class Artifact:
 
 
 def open_artifact(subject: Subject, reference: Subject) -> Artifact:
-    """Open an artifact of whatever layout; only headers are read. What it is not is a finding, not an error.
+    """Open an artifact of any layout; only headers are read. Faults become findings, not errors.
 
     Args:
         subject: a file or folder that exists.
-        reference: a whole model.
+        reference: a complete model.
 
     Raises:
         SourceError, FormatError, MappingError: the reference cannot be read.
@@ -95,7 +95,7 @@ def _open_megatron(subject: Subject, expected: ModelSpec) -> _Folder:
 
 
 _Folder = tuple[Mapped, ModelSpec, list[Finding]]
-"""The tensors in a folder by the reference's names, its own hyperparameters, and what is wrong with its files."""
+"""The tensors in a folder by the names of the reference, its own hyperparameters, and the faults of its files."""
 
 _OPENERS: Mapping[str, Callable[[Subject, ModelSpec], _Folder]] = {"hf": _open_hf, "megatron": _open_megatron}
 
@@ -119,7 +119,7 @@ def _open_gguf(subject: Subject, expected: ModelSpec) -> Artifact:
 
 
 def _damaged(path: Path, damage: Sequence[MconvError]) -> Iterator[Finding]:
-    """One finding for all that is wrong with the files of a folder: what it does to tensors is told with these."""
+    """One finding for all faults of the files in a folder: the affected tensors have separate findings."""
     if damage:
         first = _unreadable(path, damage[0])
         others = f"; and {len(damage) - 1} more like it" if len(damage) > 1 else ""

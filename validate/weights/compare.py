@@ -1,4 +1,4 @@
-"""Every tensor of an artifact against the same one of its reference; no model is run."""
+"""Compare every tensor of an artifact with that of its reference, without running a model."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def compare_weights(
     matrix: ImportanceMatrix | None = None,
     threads: int | None = None,
 ) -> WeightsResult:
-    """Compare an artifact with its reference, in memory of a few chunks a thread; a progress bar counts bytes read.
+    """Compare an artifact with its reference, with a few chunks per thread in memory; a progress bar counts bytes read.
 
     Args:
         artifact: a GGUF file, a Hugging Face folder or a Megatron checkpoint.
-        reference: the same model, from whatever layout.
+        reference: the same model in any layout.
         matrix: the importance matrix that the artifact was quantized with.
-        threads: row ranges to work on at once (default: one per core).
+        threads: number of threads. Default: one per core.
 
     Raises:
-        MappingError: the reference is not a whole model.
+        MappingError: the reference is not a complete model.
         SourceError: the reference cannot be read, or a file is truncated while it is read.
-        FormatError: a file of the reference breaks its format's rules.
+        FormatError: a file of the reference breaks the rules of its format.
         QuantizationError: the importance matrix belongs to another model.
     """
     began = time.perf_counter()
@@ -57,7 +57,7 @@ def compare_weights(
     with progress_bar(size, artifact.path.name) as bar, ThreadPoolExecutor(threads) as pool:
         todo = (_comparable(pair, matrix) for pair in paired.pairs)
         compared = _compare(todo, pool, 2 * threads, bar.update)
-        # Errors are wanted after all where bytes that should be equal are not.
+        # If bytes that should be equal differ, compute errors after all.
         again = [replace(each, measured=True) for each, found in compared if not each.measured and found.unequal]
         measured = {each.pair.place.name: found for each, found in _compare(again, pool, 2 * threads, _ignore)}
     compared = [(each, measured.get(each.pair.place.name, found)) for each, found in compared]
@@ -76,11 +76,11 @@ def compare_weights(
 
 @dataclass(frozen=True)
 class _Comparable:
-    """A pair and how it is compared.
+    """A pair, and how to compare it.
 
     Attributes:
-        encoder: what wrote its blocks, if that is known.
-        measured: whether errors are wanted even where bytes are equal.
+        encoder: the encoder that wrote its blocks, if known.
+        measured: whether to compute errors even if bytes are equal.
     """
 
     pair: Pair
@@ -89,7 +89,7 @@ class _Comparable:
 
     @property
     def kind(self) -> BlockType:
-        """Type of the artifact's tensor."""
+        """The type of the artifact's tensor."""
         return BlockType[self.pair.found.dtype]
 
     def compare(self, start: int, stop: int) -> Comparison:
@@ -107,7 +107,7 @@ def _comparable(pair: Pair, matrix: ImportanceMatrix | None) -> _Comparable:
 def _compare(
     todo: Iterable[_Comparable], pool: ThreadPoolExecutor, depth: int, advance: Callable[[int], object]
 ) -> list[tuple[_Comparable, Comparison]]:
-    """Compare whole tensors, with at most `depth` row ranges under way; one that waits holds no rows."""
+    """Compare whole tensors, with at most `depth` row ranges in progress; a waiting one holds no rows in memory."""
     done: list[tuple[_Comparable, Comparison]] = []
     pending: deque[tuple[_Comparable, int, Future[Comparison]]] = deque()
 
@@ -133,7 +133,7 @@ def _compare(
 def _judge(
     artifact: Subject, compared: list[tuple[_Comparable, Comparison]]
 ) -> tuple[list[TensorResult], list[Finding]]:
-    """What each tensor is, and what is wrong with those that are not what they should be."""
+    """The verdict on each tensor, and findings for those that are wrong."""
     pairs = {each.pair.place.name: each.pair for each, _ in compared}
     tensors: list[TensorResult] = []
     findings: list[Finding] = []
@@ -156,8 +156,8 @@ def _judge(
     if unknown:
         name = artifact.path.name
         what = (
-            f"{name}: {unknown} tensors are not, byte for byte, what quantizing the reference writes without "
-            "importance or with the matrix given; they are judged by their errors"
+            f"{name}: {unknown} tensors differ from what quantizing the reference writes, without an importance "
+            "matrix and with the given one; they are judged by their errors"
         )
         findings.append(Finding("weights", "other_encoder", name, what, "note"))
     return tensors, findings

@@ -1,4 +1,4 @@
-"""What comparing a tensor with its reference gives; a value that adds up over row ranges."""
+"""The result of comparing a tensor with its reference: a value that can be added over row ranges."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ MOST_EXAMPLES = 16
 
 @dataclass(frozen=True)
 class Difference:
-    """One value that is not what it should be.
+    """One wrong value.
 
     Attributes:
-        row, column: where, in Hugging Face's order.
+        row, column: its place, in Hugging Face's order.
         found: the artifact's value.
-        expected: what the encoded reference holds there; where nobody knows the encoder, the reference's own value.
-        bit: where a single bit makes the difference, which it is; else empty.
+        expected: the value of the encoded reference; if the encoder is unknown, the value of the reference itself.
+        bit: which bit differs, if it is a single one; otherwise empty.
     """
 
     row: int
@@ -30,17 +30,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What comparing rows gave.
+    """The result of comparing rows.
 
     Attributes:
-        sums: of the values; empty where equal bytes made it pointless.
+        sums: sums over the values; empty if bytes are equal and errors are not needed.
         units: values of a float type, or blocks of a quantized one.
-        unequal: units that are not the bytes that encoding the reference gives.
-        bits: bits that differ in those, where the encoder is known.
-        damaged: blocks that no encoder would have written, see `damaged_blocks`.
-        unlike: those of them that are no rounding of the reference at all, whoever did it.
-        rest: `sums` without the damaged ones.
-        examples: the first few damaged units, or where there are none, unequal ones.
+        unequal: units whose bytes differ from those of the encoded reference.
+        bits: bits that differ in those, if the encoder is known.
+        damaged: blocks that no encoder would have written; see `damaged_blocks`.
+        unlike: damaged blocks that cannot be any rounding of the reference.
+        rest: `sums` without the damaged blocks.
+        examples: the first few damaged units, or, if there are none, unequal ones.
         not_finite: row, column and value of the first NaN or infinity.
     """
 
@@ -55,7 +55,7 @@ class Comparison:
     not_finite: tuple[int, int, float] | None = None
 
     def add(self, other: Comparison) -> Comparison:
-        """Both together, `other` being of later rows."""
+        """The sum of both; `other` is for later rows."""
         damaged = self.damaged + other.damaged
         told = [part.examples for part in (self, other) if part.damaged or not damaged]
         return Comparison(

@@ -1,6 +1,6 @@
-"""What a tensor that is not its reference is instead.
+"""Find out what a wrong tensor contains instead.
 
-Each hypothesis is tried on a few rows and then on all. Agreement is meant within the errors of a type, so that a
+Each hypothesis is tested on a few rows, then on all. Values agree if they are within the errors of the type, so that a
 mistake made before quantization is recognized after it.
 """
 
@@ -27,12 +27,12 @@ from mconv.validate.weights.verdict import Fault, factor_slack
 _SAMPLED_ROWS = 16
 _MAPPED_ROWS = 64
 _PROJECTIONS = 32
-# Twice what rounding to bfloat16 costs at most.
+# Twice the largest error of rounding to bfloat16.
 _ROUNDING = 2.0**-8
-# Matrices that have nothing to do with each other are 1.41 apart; what four bits make of one is 0.1 from it.
+# Unrelated matrices have a distance of 1.41; quantizing one to four bits gives a distance of about 0.1.
 _LIKENESS = 0.3
 
-# What it means that the rows, put into Hugging Face's order, are the reference's in llama.cpp's; and the other way.
+# The fault if the rows, put into Hugging Face's order, are the reference's in llama.cpp's order; and vice versa.
 _SAID_OF_GGUF = (
     "has its rows interleaved for the rotary embedding twice",
     "has its rows in Hugging Face's rotary order: the interleave of llama.cpp is missing",
@@ -44,7 +44,7 @@ _SAID_OF_FOLDERS = (
 
 
 class _Suspect:
-    """A tensor under suspicion, and how hypotheses are tried on it."""
+    """A suspect tensor, with methods to test hypotheses on it."""
 
     def __init__(self, pair: Pair, sums: Sums) -> None:
         self.pair = pair
@@ -52,18 +52,18 @@ class _Suspect:
         self.kind = BlockType[pair.found.dtype]
         self.count = row_count(pair.found.shape)
         self.is_matrix = len(pair.found.shape) > 1
-        # Norms are vectors, and those of two layers may be much alike.
+        # Norms are vectors, and those of two layers can be very similar.
         self.tolerance = LIMITS[self.kind].relative_rmse if self.kind.is_quantized else _ROUNDING
         self.likeness = max(self.tolerance, _LIKENESS) if self.is_matrix else self.tolerance
         self._rows = choose_rows(pair.found, _SAMPLED_ROWS) if self.is_matrix else np.arange(self.count)
         self._values = decode(pair.found, read_scattered(pair.found, self._rows))
 
     def is_like(self, view: Tensor) -> bool:
-        """Whether the tensor is another one, as far as anybody can tell."""
+        """Whether the tensor matches another one, within the errors of its type."""
         return self.distance(view) <= self.likeness and self.errors(view).relative_rmse <= self.likeness
 
     def distance(self, view: Tensor) -> float:
-        """Relative RMSE of a few rows; of a single one where that is enough to see that the two are not alike."""
+        """Relative RMSE of a few rows; of a single one if that already shows that they differ."""
         rows, values = self._rows, self._values
         if self.is_matrix:
             first = int(np.abs(values).max(axis=1).argmax())
@@ -74,7 +74,7 @@ class _Suspect:
         return measure(values, decode(view, read_scattered(view, rows))).relative_rmse
 
     def errors(self, view: Tensor, start: int = 0, stop: int | None = None) -> Sums:
-        """Sums over rows [start, stop) of the tensor and of another."""
+        """Sums over rows [start, stop) of the tensor and another one."""
         sums = Sums()
         for low, high in row_ranges(self.pair.found, start, stop):
             sums = sums.add(measure(read_values(self.pair.found, low, high), read_values(view, low, high)))
@@ -92,7 +92,7 @@ def explain(pair: Pair, compared: Comparison, others: Mapping[str, Pair], *, ggu
     Args:
         compared: the whole tensor.
         others: all tensors by canonical name.
-        gguf: whether the artifact is a GGUF file, in which other rows are right than in a folder.
+        gguf: whether the artifact is a GGUF file, whose order of rows differs from that of a folder.
     """
     suspect = _Suspect(pair, compared.sums)
     found = _find_rounding(suspect) or _find_scale(suspect)
@@ -116,7 +116,7 @@ def _measures(compared: Comparison, units: str) -> str:
 
 
 def _find_rounding(suspect: _Suspect) -> Fault | None:
-    """A detour through another float type, which a float32 reference does not survive."""
+    """Check for rounding through another float type, which changes a float32 reference."""
     reference = suspect.pair.reference
     if suspect.kind.is_quantized or suspect.sums.relative_rmse > _ROUNDING:
         return None
@@ -129,18 +129,18 @@ def _find_rounding(suspect: _Suspect) -> Fault | None:
                 what = f"went through {kind.name} on its way from {reference.dtype} to {suspect.kind.name}"
                 return Fault("rounded", what, severity="warn")
         except (QuantizationError, SourceError):
-            continue  # a value that the type cannot hold was not rounded to it
+            continue  # the tensor cannot have been rounded to a type that cannot hold its values
     return None
 
 
 def _find_scale(suspect: _Suspect) -> Fault | None:
-    """A constant factor, or a constant added: both follow from the sums."""
+    """Check for a constant factor or a constant offset; both follow from the sums."""
     sums = suspect.sums
     is_scaled = sums.scaled_rmse <= suspect.tolerance and abs(sums.factor - 1) > (
         factor_slack(sums) if suspect.kind.is_quantized else 3 * sums.scaled_rmse
     )
     is_shifted = sums.shifted_rmse <= suspect.tolerance and 4 * sums.shifted_rmse < sums.relative_rmse
-    # Norms of ones cannot tell adding from multiplying; the mistake that is made is to add or to take off one.
+    # With norms of ones, adding and multiplying look the same; the common mistake is adding or subtracting one.
     if is_shifted and (abs(abs(sums.offset) - 1) < suspect.tolerance or not is_scaled):
         return Fault("offset", f"is the reference with {sums.offset:+.6g} added to every value")
     if is_scaled:
@@ -149,7 +149,7 @@ def _find_scale(suspect: _Suspect) -> Fault | None:
 
 
 def _find_rotary_order(suspect: _Suspect, gguf: bool) -> Fault | None:
-    """Query or key rows in the order of the other rotation."""
+    """Check for query or key rows in the order of the other rotation."""
     order = suspect.pair.place.order
     if order is None:
         return None
@@ -161,7 +161,7 @@ def _find_rotary_order(suspect: _Suspect, gguf: bool) -> Fault | None:
 
 
 def _find_other(suspect: _Suspect, others: Mapping[str, Pair], gguf: bool) -> Fault | None:
-    """Another tensor of the reference, of the same shape."""
+    """Check for another tensor of the reference with the same shape."""
     own = suspect.pair
     candidates: dict[tuple[str, bool], Tensor] = {}
     for name, other in others.items():
@@ -171,7 +171,7 @@ def _find_other(suspect: _Suspect, others: Mapping[str, Pair], gguf: bool) -> Fa
         if gguf and (own.place.order is None) != (other.place.order is None):
             candidates[name, True] = _in_its_place(other, own)
     distances = {name: suspect.distance(other) for name, other in candidates.items()}
-    # Models that were made deeper have layers that are much alike: the nearest is tried first.
+    # Models that were deepened have very similar layers: test the nearest first.
     for candidate in sorted(candidates, key=distances.__getitem__):
         if not distances[candidate] <= suspect.likeness:
             break
@@ -181,7 +181,7 @@ def _find_other(suspect: _Suspect, others: Mapping[str, Pair], gguf: bool) -> Fa
 
 
 def _in_its_place(other: Pair, own: Pair) -> Tensor:
-    """A tensor of the reference as it looks in the place of another, the rows of one of the two being interleaved."""
+    """A tensor of the reference as it looks in the place of another, if the rows of one of them are interleaved."""
     reference = other.reference
     order = other.place.order if own.place.order is None else Inverse((own.place.order,))
     return ArrangedTensor(reference.name, reference.shape, Rows((reference,), order), reference.position)
@@ -190,17 +190,17 @@ def _in_its_place(other: Pair, own: Pair) -> Tensor:
 def _find_transposition(suspect: _Suspect) -> Fault | None:
     shape = suspect.pair.found.shape
     if suspect.is_matrix and shape[0] == shape[1] and suspect.is_like(TransposedTensor(suspect.pair.reference)):
-        return Fault("transposed", "has columns for rows and rows for columns")
+        return Fault("transposed", "has its rows and columns exchanged")
     return None
 
 
 def _find_moved_rows(suspect: _Suspect) -> Fault | None:
-    """The reference's rows in other places: all shifted by as many, or in no order that is known."""
+    """Check for rows of the reference in other places: all shifted by the same number, or in an unknown order."""
     if not suspect.is_matrix:
         return None
     rows, places = _match_rows(suspect)
     moved = places != rows
-    # A few rows may have gone, or come from elsewhere.
+    # A few rows may be missing or from another tensor.
     if 4 * len(rows) < 3 * _mapped(suspect) or 2 * moved.sum() < len(rows):
         return None
     shift = int(np.median((places - rows)[moved]))
@@ -221,10 +221,10 @@ def _mapped(suspect: _Suspect) -> int:
 
 
 def _match_rows(suspect: _Suspect) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a sample that the reference has somewhere, and where.
+    """The rows of a sample that also exist in the reference, and their places there.
 
-    Rows are compared by their products with a few random vectors: near enough to find the nearest, whose values are
-    then held against each other.
+    Rows are compared by their products with a few random vectors, which is enough to find the nearest row; then the
+    values are compared.
     """
     pair = suspect.pair
     vectors = np.random.default_rng(0).standard_normal((pair.reference.shape[-1], _PROJECTIONS), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The error of a tensor against its reference, as sums; and how large it may be for each block type."""
+"""The error of a tensor against its reference, as sums, and its limits for each block type."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Sums:
 
     Attributes:
         count: values summed over.
-        found, reference: of the values themselves.
-        found_squares, reference_squares, products, squared_errors: of squares and products.
+        found, reference: sums of the values.
+        found_squares, reference_squares, products, squared_errors: sums of squares and products.
         largest: the largest absolute error.
     """
 
@@ -29,7 +29,7 @@ class Sums:
     largest: float = 0.0
 
     def add(self, other: Sums) -> Sums:
-        """Both together."""
+        """The sum of both."""
         total = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
         return Sums(**{**total, "largest": max(self.largest, other.largest)})
 
@@ -41,18 +41,18 @@ class Sums:
 
     @property
     def cosine(self) -> float:
-        """Cosine of the angle between the two, as vectors."""
+        """Cosine of the angle between the tensor and the reference, as vectors."""
         lengths = math.sqrt(self.found_squares) * math.sqrt(self.reference_squares)
         return self.products / lengths if lengths else float(self.squared_errors == 0)
 
     @property
     def factor(self) -> float:
-        """What the reference times this comes closest to the tensor; 1 for a reference of zeros."""
+        """The factor with which the reference comes closest to the tensor; 1 for a reference of zeros."""
         return self.products / self.reference_squares if self.reference_squares else 1.0
 
     @property
     def scaled_rmse(self) -> float:
-        """Relative RMSE that is left once the reference is multiplied by `factor`."""
+        """Relative RMSE that remains after multiplying the reference by `factor`."""
         rest = self.found_squares - self.factor * self.products
         return _ratio(max(rest, 0.0), self.found_squares)
 
@@ -63,7 +63,7 @@ class Sums:
 
     @property
     def shifted_rmse(self) -> float:
-        """Relative RMSE that is left once `offset` is added to the reference."""
+        """Relative RMSE that remains after adding `offset` to the reference."""
         rest = self.squared_errors - self.count * self.offset**2
         return _ratio(max(rest, 0.0), self.found_squares)
 
@@ -76,16 +76,16 @@ def _ratio(squares: float, of: float) -> float:
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a sound encoding of a type may be from its reference.
+    """How far a correct encoding of a type may be from its reference.
 
     Attributes:
-        relative_rmse: of a tensor.
+        relative_rmse: relative RMSE of a tensor.
         block: relative RMSE of a single block.
-        run: neighbouring values that share a scale; 0 where a value's code does not stand for itself.
-        steps: the range of a run over its smallest step is at most this.
-        nearest: error of a value that is not clamped, in steps of its run.
-        cosine: of a single block with its reference, more than this. Two unrelated blocks of 256 weights have 0, and
-            some 0.06 to either side.
+        run: number of neighbouring values that share a scale; 0 if values are not encoded individually.
+        steps: maximum of the range of a run divided by its smallest step.
+        nearest: maximum error of a value that is not clamped, in steps of its run.
+        cosine: minimum cosine of a single block with its reference. Two unrelated blocks of 256 weights have 0 plus or
+            minus about 0.06.
     """
 
     relative_rmse: float
@@ -125,10 +125,10 @@ LIMITS = {
 }
 """Measured with ggml (llama-cpp-python 0.3.36) on rows of 2048 weights: normal, Laplace, Student's t of 3 and 4
 degrees, uniform and sparse ones, columns and rows of unequal size, outlier columns of 20 times the rest; without
-importance and with log-normal importance of sigma 1 and 2. Each relative RMSE is 1.5 times the largest that was seen;
-0.11 for Q4_K, say, where plain normal weights have 0.07. The smallest cosine of a block of 256 weights was 0.34, of TQ.
+importance and with log-normal importance of sigma 1 and 2. Each relative RMSE is 1.5 times the largest measured;
+for Q4_K 0.11, where normal weights have 0.07. The smallest cosine of a block of 256 weights was 0.34, of TQ.
 
-Of the K types no value that is not clamped was further off than half a step, with importance or without: ggml rounds
-once more to the scales that it stores. The others may keep a code that belonged to an earlier scale. In the grids of
-IQ1 to IQ3 neighbours are coded together, so that one value's error says nothing.
+With the K types, no unclamped value was off by more than half a step, with or without importance: ggml rounds
+once more to the scales that it stores. Other types may keep a code that belonged to an earlier scale. In the grids of
+IQ1 to IQ3 neighbours are encoded together, so the error of a single value has no limit.
 """

@@ -1,4 +1,4 @@
-"""An artifact's hyperparameters against its reference's, as far as both of their layouts can hold them."""
+"""Compare the hyperparameters of an artifact with its reference, except those that a layout cannot store."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from mconv.convert.model.spec import ModelSpec
 from mconv.validate.findings import Finding, Severity
 
 _WARNED = (CONTEXT, SLIDING_WINDOW)
-"""What does not change what a model computes within the reference's context."""
+"""Fields that do not affect the model within the context of the reference."""
 
 _FOLLOWS = (TIED, ATTENTION_BIAS, MLP_BIAS, SLIDING_WINDOW)
-"""What a GGUF file has no key for that all writers know; most of it follows from the tensors that are there."""
+"""Fields without a GGUF key that all writers use; most of them follow from the tensors in the file."""
 
 _ASSUMED = {ROPE_FACTOR: 1.0, ROPE_BETA_FAST: 32.0, ROPE_BETA_SLOW: 1.0, ROPE_EXTRAPOLATION_FACTOR: 1.0}
-"""What transformers and llama.cpp assume where a file is silent."""
+"""Defaults of transformers and llama.cpp for missing values."""
 
 _KEYS = {key: field for field in FIELDS for key in field.gguf}
 
 
 def compare_specs(found: ModelSpec, reference: ModelSpec, *, folders: bool) -> Iterator[Finding]:
-    """What differs between two specs.
+    """The differences between two specs.
 
-    Numbers are the same if they are the same float32, which is what GGUF keeps. What does not change what a model
-    computes within the reference's context is a warning.
+    Numbers are equal if they are the same float32, which is the type in GGUF. A difference that does not affect the
+    model within the context of the reference is a warning.
 
     Args:
-        folders: whether neither is from a GGUF file, which need not hold a sliding window.
+        folders: whether neither is a GGUF file, which may omit the sliding window.
     """
     for field in FIELDS:
         if field is STATES_HEAD_DIM or field in ROPE_FIELDS or (field in _FOLLOWS and not folders):
@@ -65,7 +65,7 @@ def compare_specs(found: ModelSpec, reference: ModelSpec, *, folders: bool) -> I
 
 
 def compare_keys(metadata: Metadata, reference: ModelSpec) -> list[Finding]:
-    """The same for a GGUF file whose keys do not make a spec, one key by one; a key that is absent is passed over."""
+    """The same for a GGUF file whose keys do not form a valid spec, key by key; missing keys are skipped."""
     architecture = metadata.get("general.architecture")
     told: set[str] = set()
     findings: list[Finding] = []
@@ -85,7 +85,7 @@ def _severity(field: Field) -> Severity:
 
 def _compare(name: str, found: Any, reference: Any, severity: Severity = "fail") -> Iterator[Finding]:
     if not _same(found, reference):
-        what = f"{name}: {_shown(found)}, and the reference has {_shown(reference)}"
+        what = f"{name}: {_shown(found)}, but the reference has {_shown(reference)}"
         yield Finding("weights", "hyperparameter", name, what, severity)
 
 
@@ -101,7 +101,7 @@ def _shown(value: Any) -> str:
 
 
 def _window(spec: ModelSpec) -> int | None:
-    """The sliding window, where it is shorter than the context."""
+    """The sliding window, if it is shorter than the context."""
     return spec.sliding_window if spec.sliding_window and spec.sliding_window < spec.context else None
 
 
@@ -111,12 +111,12 @@ def _compare_ropes(found: ModelSpec, reference: ModelSpec) -> Iterator[Finding]:
     if found.rope.type != reference.rope.type:
         return
     if found.rope.type == "llama3":
-        # A GGUF file has the divisors alone, which other parameters may lead to as well.
+        # A GGUF file has only the divisors, which can also result from other parameters.
         ours, theirs = rope_factors(found), rope_factors(reference)
         if ours is not None and theirs is not None and ours.shape == theirs.shape and np.allclose(ours, theirs, 1e-5):
             return
     for field in ROPE_FIELDS:
-        # Without temperature scaling llama.cpp has no use for the multiplier, and a GGUF file does not hold it.
+        # Without temperature scaling llama.cpp does not use the multiplier, and a GGUF file does not contain it.
         is_used = field is not ROPE_MSCALE_ALL_DIM or reference.attention_temperature_scale is not None
         if reference.rope.type in field.scalings and is_used:
             yield from _compare(field.name, _assumed(field, found), _assumed(field, reference))

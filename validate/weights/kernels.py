@@ -1,4 +1,4 @@
-"""Loops over values, compiled: error sums, and blocks that no encoder would have written."""
+"""Compiled loops over values: error sums, and detection of blocks that no encoder would have written."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import numpy as np
 from mconv.convert.tensors.block_types import BlockType
 from mconv.validate.weights.errors import LIMITS, Sums
 
-# A block of weaker weights than this may be all zeros: the scale is stored as float16.
+# A block of weights smaller than this may be all zeros: the scale is stored as float16.
 _FAINT = 1e-5
-# Half a step of bfloat16: reference and encoded values may be apart by this, through a file between them.
+# Half a step of bfloat16: reference and encoded values may differ by this due to an intermediate file.
 _ROUNDING = 2.0**-8
 _compiling = Lock()
 
 
 def measure(found: np.ndarray, reference: np.ndarray) -> Sums:
-    """Sums over two float32 arrays of one shape. They are not finite where a value is not."""
+    """Sums over two float32 arrays of the same shape. They are not finite if a value is not."""
     out = np.zeros(7)
     _compiled(_sum)(found.reshape(-1), reference.reshape(-1), out)
     return Sums(found.size, *out.tolist())
 
 
 def damaged_blocks(kind: BlockType, found: np.ndarray, reference: np.ndarray, *, codes: bool = True) -> np.ndarray:
-    """Which blocks are further from the reference than their own scales explain: see `Limits`.
+    """Which blocks are further from the reference than their scales explain; see `Limits`.
 
     Args:
         found: float32 (blocks, weights of a block), decoded.
-        reference: the same of the reference.
-        codes: look at single values too, and not only at blocks as a whole.
+        reference: the same for the reference.
+        codes: also check single values, not only whole blocks.
 
     Returns:
         bool (blocks,).
@@ -44,7 +44,7 @@ def damaged_blocks(kind: BlockType, found: np.ndarray, reference: np.ndarray, *,
 
 
 def prepare() -> None:
-    """Compile, or load from the cache, so that no later call waits for a compiler."""
+    """Compile the kernels or load them from the cache, so that no later call waits for the compiler."""
     _compiled(_sum)
     _compiled(_flag)
 
@@ -62,7 +62,7 @@ def _compile(function: Callable[..., None]) -> Callable[..., None]:
 
     values, blocks, sums, flags = float32[::1], float32[:, ::1], float64[::1], boolean[::1]
     if function is _sum:
-        # In any order: the sums are for people to read, and eight of them at once keep up with the memory.
+        # Order does not matter, since people read the sums; eight at a time keep up with the memory bandwidth.
         return compile_kernel(function, void(values, values, sums), frozenset({"reassoc", "contract"}))
     # A block with NaN is found by its sums.
     signature = void(blocks, blocks, float64, float64, intp, float64, float64, flags)
@@ -80,7 +80,7 @@ def _sum(found: np.ndarray, reference: np.ndarray, out: np.ndarray) -> None:
         reference_squares += r * r
         products += a * r
         errors += (a - r) * (a - r)
-        # The bits of positive floats are in their order, and integers have a vector maximum.
+        # The bits of positive floats have the same order as the values, and integers have a vector maximum.
         largest = max(largest, np.float32(found[i] - reference[i]).view(np.int32) & np.int32(0x7FFFFFFF))
     out[0], out[1], out[2], out[3], out[4], out[5] = total, of_reference, squares, reference_squares, products, errors
     out[6] = np.int32(largest).view(np.float32)
@@ -118,9 +118,9 @@ def _flag(
                 clamped = (a == high and r > a) or (a == low and r < a)
                 error_here = abs(a - r) - np.float32(_ROUNDING) * abs(r)
                 widest = max(widest, np.float32(0.0) if clamped else error_here)
-            # The smallest step is no smaller than this, which settles most runs.
+            # A lower bound of the smallest step, which is enough for most runs.
             if widest * steps > nearest * (high - low):
-                # One less than the bits of the smallest difference, so that none at all is the largest of numbers.
+                # The bits of the smallest difference minus one, so that zero becomes the largest number.
                 least = np.uint32(0xFFFFFFFF)
                 for i in range(start + 1, start + run):
                     for j in range(start, i):

@@ -1,4 +1,4 @@
-"""Tensors that hold each other's values, as findings: one a pair, an expert or a layer."""
+"""Findings for tensors that contain each other's values: one per pair, expert or layer."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from mconv.validate.weights.pairs import Place
 
 
 def moved_findings(moves: Mapping[str, str], places: Mapping[str, Place]) -> list[Finding]:
-    """Findings about tensors that hold what belongs elsewhere.
+    """Findings about tensors that contain the values of other tensors.
 
     Args:
-        moves: canonical name to that of the tensor of the reference that it holds.
+        moves: canonical name to that of the tensor of the reference whose values it contains.
         places: every tensor that was compared, by canonical name.
     """
     groups: dict[tuple[str, str, str], list[str]] = {}
     for name, other in moves.items():
         unit, other_unit = _units(places[name], places[other])
         kind = _kind(places[name], places[other], moves)
-        # The second of two that changed places is told with the first.
+        # The second of two exchanged tensors is reported with the first.
         if moves.get(other) != name or (kind, other_unit, unit) not in groups:
             groups.setdefault((kind, unit, other_unit), []).append(name)
     units = ((place.layer_name, place.expert_name, place.stack_name) for place in places.values())
@@ -46,7 +46,7 @@ def _kind(place: Place, other: Place, moves: Collection[str]) -> str:
 
 
 def _units(place: Place, other: Place) -> tuple[str, str]:
-    """What the two belong to that sets them apart: layers, experts, stacks of experts."""
+    """The units in which the two tensors differ: layers, experts, stacks of experts."""
     if place.layer != other.layer:
         return place.layer_name, other.layer_name
     if place.expert != other.expert:

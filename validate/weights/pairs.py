@@ -1,4 +1,4 @@
-"""An artifact's tensors beside their references: which belong together, which are missing, which have no place."""
+"""Match the tensors of an artifact with those of the reference: pairs, missing and extra tensors."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from mconv.validate.weights.artifact import Artifact, open_artifact
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor stands in a model.
+    """The place of a tensor in a model.
 
     Attributes:
-        role: what the tensor does.
+        role: its role.
         name: canonical (Hugging Face) name.
         gguf: name in a GGUF file.
         layer, expert: numbers; None outside the layers and the experts.
-        order: of its rows in GGUF; None where it is Hugging Face's.
+        order: the order of its rows in GGUF; None if it is the same as in Hugging Face.
     """
 
     role: Role
@@ -44,22 +44,22 @@ class Place:
 
     @property
     def kind(self) -> str:
-        """Its role as people who know GGUF files call it: attn_q, ffn_down_exps, output_norm."""
+        """The name of its role in GGUF files: attn_q, ffn_down_exps, output_norm."""
         return short_name(self.role)
 
     @property
     def layer_name(self) -> str:
-        """What the names of all tensors of its layer begin with; its own name outside the layers."""
+        """The common prefix of the names in its layer; its own name outside the layers."""
         return self.name if self.layer is None else self._head(1)
 
     @property
     def expert_name(self) -> str:
-        """What the names of all tensors of its expert begin with; its own name where it is of none."""
+        """The common prefix of the names of its expert; its own name if it does not belong to an expert."""
         return self.name if self.expert is None else self._head(2)
 
     @property
     def stack_name(self) -> str:
-        """What stands for the names of a layer's experts together; its own name where it is of none."""
+        """A pattern for the names of all experts of a layer; its own name if it does not belong to an expert."""
         head = self.expert_name
         return self.name if self.expert is None else f"{head.rpartition('.')[0]}.*{self.name.removeprefix(head)}"
 
@@ -69,7 +69,7 @@ class Place:
 
 
 def places(family: Family, spec: ModelSpec) -> dict[str, Place]:
-    """Every place of a model by canonical name: first those outside the layers, then layer by layer."""
+    """Every place in a model by canonical name: first those outside the layers, then layer by layer."""
     found = {}
     for layer, entries in in_layers(family, spec):
         for named in entries:
@@ -83,14 +83,14 @@ def places(family: Family, spec: ModelSpec) -> dict[str, Place]:
 
 @dataclass(frozen=True)
 class Pair:
-    """A tensor of the artifact and what it should be.
+    """A tensor of the artifact and its reference.
 
     Attributes:
-        place: where it stands.
-        found: the artifact's tensor, its rows in Hugging Face's order.
-        reference: the reference's.
-        target: the tensor of a GGUF file that the reference's rows go into, stacked experts and all. An encoder takes
-            importance values by its name.
+        place: its place in the model.
+        found: the artifact's tensor, with its rows in Hugging Face's order.
+        reference: the reference's tensor.
+        target: the tensor of a GGUF file that contains the reference's rows, including stacked experts. Encoders look
+            up importance values by its name.
     """
 
     place: Place
@@ -101,13 +101,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What there is to compare, and what is wrong before any weight is read.
+    """The tensors to compare, and the faults found before reading any weights.
 
     Attributes:
-        pairs: in the order of the family's table.
-        missing: canonical names of the reference's tensors that the artifact lacks.
-        extra: names of the artifact's tensors that the reference lacks.
-        findings: about metadata, and about tensors that are missing, extra or of another shape.
+        pairs: the pairs, in the order of the family's table.
+        missing: canonical names of the reference's tensors that are missing in the artifact.
+        extra: names of the artifact's tensors that are not in the reference.
+        findings: findings about metadata, and about tensors that are missing, extra or of another shape.
     """
 
     pairs: tuple[Pair, ...]
@@ -117,14 +117,14 @@ class Pairs:
 
 
 def pair_tensors(subject: Subject, reference: Subject) -> Pairs:
-    """Put the tensors of an artifact beside those of its reference; only headers are read.
+    """Match the tensors of an artifact with those of its reference; only headers are read.
 
     Args:
         subject: the artifact, a file or folder that exists.
 
     Raises:
         SourceError, FormatError: the reference cannot be read.
-        MappingError: the reference is not a whole model.
+        MappingError: the reference is not a complete model.
     """
     artifact, model = open_artifact(subject, reference), reference.checkpoint
     if not artifact.tensors and any(finding.kind == "unreadable" for finding in artifact.findings):
@@ -159,9 +159,9 @@ def pair_tensors(subject: Subject, reference: Subject) -> Pairs:
 
 
 def _wanted(artifact: Artifact, reference: Checkpoint, known: Mapping[str, Place]) -> dict[str, Tensor]:
-    """The reference's tensors.
+    """The tensors of the reference.
 
-    Where the output matrix is the token embedding, one layout leaves it out and another stores it twice.
+    If the output matrix is the token embedding, one layout leaves it out and another stores it twice.
     """
     tensors = dict(reference.tensors)
     names = {place.role: name for name, place in known.items()}
@@ -175,7 +175,7 @@ def _wanted(artifact: Artifact, reference: Checkpoint, known: Mapping[str, Place
 
 
 def _missing(missing: Iterable[Place], wanted: Iterable[Place]) -> Iterator[Finding]:
-    """One finding a tensor, a stack of experts, or a layer of which nothing is left."""
+    """One finding per tensor, stack of experts, or completely missing layer."""
     whole, lost = _by(lambda place: place.layer_name, wanted), _by(lambda place: place.layer_name, missing)
     for layer, places_ in lost.items():
         if len(places_) > 1 and len(places_) == len(whole[layer]):
@@ -188,17 +188,17 @@ def _missing(missing: Iterable[Place], wanted: Iterable[Place]) -> Iterator[Find
 
 
 def _extra(name: str) -> Finding:
-    return Finding("weights", "extra_tensor", name, f"{name} has no place in the reference")
+    return Finding("weights", "extra_tensor", name, f"{name} is not in the reference")
 
 
 def _misshapen(fault: ShapeError, group: Sequence[Place]) -> Finding:
-    """One finding for all that one stored tensor should hold: the experts of a stack, a whole stack of layers."""
+    """One finding for everything that a stored tensor should contain: the experts of a stack, or a stack of layers."""
     shape, expected = fault.shape, fault.expected
     subject = _subject(group) if len({place.gguf for place in group}) == 1 else fault.tensor
     turned = len(shape) > 1 and shape == (*expected[:-2], expected[-1], expected[-2])
-    what = f"{subject}: shape {list(shape)}, and the reference has {list(expected)}"
+    what = f"{subject}: shape {list(shape)}, but the reference has {list(expected)}"
     if turned:
-        return Finding("weights", "transposed", subject, f"{what}: rows and columns changed places")
+        return Finding("weights", "transposed", subject, f"{what}: rows and columns are exchanged")
     return Finding("weights", "wrong_shape", subject, what)
 
 
@@ -210,5 +210,5 @@ def _by(key: Callable[[Place], str], found: Iterable[Place]) -> dict[str, list[P
 
 
 def _subject(group: Sequence[Place]) -> str:
-    """The name of a tensor, or what stands for the names of several experts'."""
+    """The name of a tensor, or a pattern for the names of several experts."""
     return group[0].name if len(group) == 1 else group[0].stack_name

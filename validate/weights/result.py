@@ -1,4 +1,4 @@
-"""What a comparison of weights gave, as values: a row a tensor, and summaries by type, by kind and by layer."""
+"""The result of a comparison of weights: one row per tensor, and summaries by type, by kind and by layer."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class TensorResult:
     Attributes:
         name: canonical (Hugging Face) name.
         gguf: name in a GGUF file, where the experts of a layer share one.
-        layer: number; None outside the layers.
+        layer: its number; None outside the layers.
         kind: the GGUF name without the layer: attn_q, ffn_down_exps.
         type, reference_type: F32, F16, BF16 or a block type.
         shape: lengths of the axes, slowest first.
         status: see `mconv.validate.weights.verdict.Verdict`.
-        relative_rmse, max_error, cosine: of the values against the reference's.
-        bytes: of the artifact's tensor.
+        relative_rmse, max_error, cosine: errors of the values against the reference.
+        bytes: size of the artifact's tensor.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Summary:
     """Tensors that have something in common.
 
     Attributes:
-        key: what: a type, a kind, or the number of a layer.
+        key: what they have in common: a type, a kind, or the number of a layer.
         tensors: how many; of which exact, quantized, different.
-        bytes, weights: of all of them.
-        relative_rmse: root of the mean square of theirs, by number of weights.
-        max_error: the largest of theirs.
+        bytes, weights: sums over the tensors.
+        relative_rmse: root mean square of their values, weighted by number of weights.
+        max_error: the largest error.
         worst: name of the tensor with the largest relative RMSE, which is `worst_relative_rmse`.
     """
 
@@ -75,16 +75,16 @@ class Summary:
 
 @dataclass(frozen=True)
 class WeightsResult:
-    """An artifact's weights against its reference's.
+    """The comparison of the weights of an artifact with its reference.
 
     Attributes:
-        file, reference: as given.
-        tensors: those that both have in one shape.
-        missing: canonical names of the reference's tensors that the artifact lacks.
-        extra: names of the artifact's tensors that the reference lacks.
+        file, reference: paths as given.
+        tensors: the tensors that both have in the same shape.
+        missing: canonical names of the reference's tensors that are missing in the artifact.
+        extra: names of the artifact's tensors that are not in the reference.
         seconds: wall time.
-        bytes: read from both.
-        findings: what is wrong.
+        bytes: bytes read from both.
+        findings: the faults.
     """
 
     file: Path
@@ -112,7 +112,7 @@ class WeightsResult:
 
     @property
     def by_layer(self) -> list[Summary]:
-        """A summary of each layer, and of what stands outside of them."""
+        """A summary of each layer, and of the tensors outside the layers."""
         return _summarize(self.tensors, lambda tensor: tensor.layer)
 
     def to_json(self) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def _summarize(tensors: Sequence[TensorResult], key: Callable[[TensorResult], st
 
 def _summary(key: str | int | None, group: Sequence[TensorResult]) -> Summary:
     weights = sum(tensor.weights for tensor in group)
-    # A tensor with NaN in it has no error, and none is worse.
+    # A tensor with NaN has no error value and is the worst.
     worst = max(group, key=lambda tensor: math.inf if math.isnan(tensor.relative_rmse) else tensor.relative_rmse)
     return Summary(
         key=key,

@@ -1,6 +1,6 @@
-"""A row range of a tensor against its reference.
+"""Compare a row range of a tensor with its reference.
 
-Every row is encoded for itself, whatever the type. So rows compare in any order, and any range of them alone.
+With every type, each row is encoded separately. So any range of rows can be compared, in any order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mconv.validate.weights.pairs import Pair
 from mconv.validate.weights.values import choose_rows, decode, read_scattered
 
 _SAMPLED_ROWS = 8
-# ggml searches for the scales of every other type, a few million weights a second: no speed to read a model at.
+# For all other types ggml searches for scales, at a few million weights per second: too slow to run at reading speed.
 _ENCODABLE = kernels.SUPPORTED | {"Q1_0", "Q2_0", "Q4_0", "Q4_1", "MXFP4", "NVFP4", "TQ1_0", "TQ2_0"}
 _WORDS: dict[BlockType, type[np.unsignedinteger]] = {
     BlockType.F32: np.uint32,
@@ -32,23 +32,23 @@ _WORDS: dict[BlockType, type[np.unsignedinteger]] = {
 
 
 def is_lossless(pair: Pair) -> bool:
-    """Whether the artifact's type is a float type that holds every value of the reference's."""
+    """Whether the artifact's type is a float type that can hold every value of the reference's type."""
     found = BlockType[pair.found.dtype]
     return found is BlockType.F32 or (not found.is_quantized and found.name == pair.reference.dtype)
 
 
 def is_encodable(pair: Pair) -> bool:
-    """Whether the reference can be encoded to the artifact's type at reading speed; it may have the type already."""
+    """Whether the reference already has the artifact's type, or can be encoded to it at reading speed."""
     found = BlockType[pair.found.dtype]
     return found.name in _ENCODABLE or (found.is_quantized and found.name == pair.reference.dtype)
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """What wrote the blocks of a tensor: the encoding of its type, with importance values or without.
+    """The encoder that wrote the blocks of a tensor: the encoding of its type, with or without importance values.
 
     Attributes:
-        matrix: the importance matrix; None for without.
+        matrix: the importance matrix, or None.
     """
 
     matrix: ImportanceMatrix | None
@@ -66,10 +66,10 @@ class Encoder:
 
 
 def find_encoder(pair: Pair, matrix: ImportanceMatrix | None) -> Encoder | None:
-    """The encoder that wrote a tensor: with or without importance, whichever gives more blocks of a few rows.
+    """The encoder that wrote a tensor: with or without importance, whichever reproduces more blocks of a few rows.
 
     Returns:
-        None where neither gives most of them.
+        None if neither reproduces most of them.
 
     Raises:
         QuantizationError: the importance matrix has an entry for the tensor, but of another size.
@@ -89,10 +89,10 @@ def find_encoder(pair: Pair, matrix: ImportanceMatrix | None) -> Encoder | None:
 
 
 def compare_floats(pair: Pair, start: int, stop: int, *, measured: bool) -> Comparison:
-    """Rows [start, stop) of a float type against the reference's, widened or rounded to it.
+    """Compare rows [start, stop) of a float type with the reference, widened or rounded to that type.
 
     Args:
-        measured: whether errors are wanted even if all bytes are equal.
+        measured: whether to compute errors even if all bytes are equal.
     """
     kind = BlockType[pair.found.dtype]
     stored, source = pair.found.read(start, stop), pair.reference.read(start, stop)
@@ -124,10 +124,10 @@ def compare_floats(pair: Pair, start: int, stop: int, *, measured: bool) -> Comp
 
 
 def compare_blocks(pair: Pair, start: int, stop: int, encoder: Encoder | None) -> Comparison:
-    """Rows [start, stop) of a quantized type against the reference's.
+    """Compare rows [start, stop) of a quantized type with the reference.
 
     Args:
-        encoder: what wrote the blocks. Without it every block counts as unequal.
+        encoder: the encoder that wrote the blocks. If None, every block counts as unequal.
     """
     kind = BlockType[pair.found.dtype]
     stored, source = pair.found.read(start, stop), pair.reference.read(start, stop)
@@ -171,9 +171,9 @@ def compare_blocks(pair: Pair, start: int, stop: int, encoder: Encoder | None) -
 
 
 def _encode(encoder: Encoder, pair: Pair, source: np.ndarray, start: int) -> np.ndarray | None:
-    """The blocks of the reference's rows from `start` on; None where they cannot be encoded."""
+    """The blocks of the reference's rows from `start` on; None if they cannot be encoded."""
     kind = BlockType[pair.found.dtype]
-    # What an encoder makes of NaN is not defined.
+    # The result of encoding NaN is undefined.
     if source.dtype != np.uint8 and find_not_finite(source) is not None:
         return None
     first_row = (pair.place.expert or 0) * row_count(pair.reference.shape) + start
@@ -195,7 +195,7 @@ def _block_values(pair: Pair, block: np.ndarray) -> np.ndarray:
 
 
 def _worst(kind: BlockType, found: np.ndarray, reference: np.ndarray) -> int:
-    """The value of a damaged block that is furthest off for the range of its run, clamped ones aside."""
+    """The value of a damaged block with the largest error relative to the range of its run, ignoring clamped ones."""
     runs = found.reshape(-1, LIMITS[kind].run or len(found))
     low, high = runs.min(axis=1, keepdims=True), runs.max(axis=1, keepdims=True)
     truth = reference.reshape(runs.shape)
@@ -206,7 +206,7 @@ def _worst(kind: BlockType, found: np.ndarray, reference: np.ndarray) -> int:
 
 
 def _block_bit(changed: np.ndarray) -> str:
-    """The bit of a block, where one alone differs."""
+    """The bit of a block that differs, if it is a single one."""
     if int(np.bitwise_count(changed).sum()) != 1:
         return ""
     byte = int(changed.argmax())

@@ -1,4 +1,4 @@
-"""A square tensor as it would be, had somebody transposed it."""
+"""A square tensor, transposed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mconv.validate.weights.values import read_values, row_ranges
 
 @dataclass(frozen=True)
 class TransposedTensor:
-    """A `Tensor` whose rows are the columns of another: any range of them takes a pass over that."""
+    """A `Tensor` whose rows are the columns of another: reading any range takes a pass over the whole source."""
 
     source: Tensor
 
     @property
     def name(self) -> str:
-        """The source's name."""
+        """The name of the source."""
         return self.source.name
 
     @property
@@ -28,12 +28,12 @@ class TransposedTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The source's shape, which is square."""
+        """The shape of the source, which is square."""
         return self.source.shape
 
     @property
     def position(self) -> tuple[int, int]:
-        """The source's place."""
+        """The position of the source."""
         return self.source.position
 
     def read(self, start: int, stop: int) -> np.ndarray:

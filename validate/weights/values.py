@@ -1,4 +1,4 @@
-"""Rows of tensors as float32, whatever they are stored as."""
+"""Read rows of tensors of any type as float32."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from mconv.convert.tensors.nodes import Tensor, row_count, row_length
 from mconv.quantize import ggml
 
 CHUNK_WEIGHTS = 1 << 18
-"""Weights in a row range: what is made of them stays in a core's cache, and in memory that is used again. Four times as
-many took half as much processor time again, most of it for fresh pages."""
+"""Weights in a row range: intermediate results fit into the cache of a core, and memory is reused. With four times as
+many, it took 50 % more CPU time, mostly for new memory pages."""
 
 
 def row_ranges(tensor: Tensor, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
-    """Rows [start, stop), all unless told, in steps of a chunk."""
+    """Split rows [start, stop) into chunks. Default: all rows."""
     stop = row_count(tensor.shape) if stop is None else stop
     step = max(1, CHUNK_WEIGHTS // row_length(tensor.shape))
     return ((low, min(low + step, stop)) for low in range(start, stop, step))
 
 
 def decode(tensor: Tensor, rows: np.ndarray) -> np.ndarray:
-    """Rows of a tensor, as it stores them, as float32."""
+    """Convert stored rows of a tensor to float32."""
     kind = BlockType[tensor.dtype]
     if not kind.is_quantized:
         return widen(rows)
@@ -39,12 +39,12 @@ def read_values(tensor: Tensor, start: int, stop: int) -> np.ndarray:
 
 
 def read_scattered(tensor: Tensor, rows: np.ndarray) -> np.ndarray:
-    """Some rows as they are stored, in ascending order."""
+    """Some rows as stored, in ascending order."""
     runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
     return np.concatenate([tensor.read(int(run[0]), int(run[-1]) + 1) for run in runs])
 
 
 def choose_rows(tensor: Tensor, count: int) -> np.ndarray:
-    """Rows of a sample, ascending, the same in every run. At random, since what repeats does so at even distances."""
+    """A sample of rows, ascending, the same in every run. Random, since repetitions occur at regular distances."""
     total = row_count(tensor.shape)
     return np.sort(np.random.default_rng(0).choice(total, min(count, total), replace=False))

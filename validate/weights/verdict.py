@@ -1,4 +1,4 @@
-"""What a comparison says of a tensor."""
+"""The verdict on a tensor, from a comparison."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Status = Literal["exact", "quantized", "different"]
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a tensor.
+    """A fault of a tensor.
 
     Attributes:
-        kind: of the finding.
-        what: for a person, to follow the tensor's name.
-        other: the tensor of the reference that it holds instead; empty where it holds none.
-        severity: of the finding.
+        kind: the kind of the finding.
+        what: the end of a sentence that begins with the name of the tensor.
+        other: the tensor of the reference that it contains instead; empty if none.
+        severity: the severity of the finding.
     """
 
     kind: str
@@ -33,12 +33,12 @@ class Fault:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a tensor is.
+    """The verdict on a tensor.
 
     Attributes:
-        status: `exact`: the bytes that encoding the reference gives; `quantized`: an encoding of the reference by
-            somebody else, within the errors of its type; `different`: neither.
-        fault: what is wrong, where a few values are; None where all are others, which takes another look.
+        status: `exact`: the bytes of the encoded reference; `quantized`: an encoding of the reference by another
+            quantizer, within the errors of its type; `different`: neither.
+        fault: the fault, if a few values are wrong; None if all values differ, which needs a diagnosis.
     """
 
     status: Status
@@ -50,7 +50,7 @@ def judge(kind: BlockType, compared: Comparison, encoder_known: bool) -> Verdict
 
     Args:
         kind: type of the artifact's tensor.
-        encoder_known: whether its blocks were held against those of the encoder that wrote them.
+        encoder_known: whether its blocks were compared with those of the encoder that wrote them.
     """
     if compared.not_finite is not None:
         row, column, value = compared.not_finite
@@ -62,27 +62,27 @@ def judge(kind: BlockType, compared: Comparison, encoder_known: bool) -> Verdict
     if not kind.is_quantized:
         few = compared.unequal <= min(MOST_EXAMPLES, max(1, compared.units // 8))
         return Verdict("different", _damage(compared, compared.unequal, "values") if few else None)
-    # Builds of one encoder may choose different codes, each as good as the other: such blocks are unequal and sound.
-    # A single bit is no such choice.
+    # Builds of the same encoder may choose different, equally good codes: such blocks are unequal but correct.
+    # A single different bit is not such a choice.
     wrong = compared.damaged or int(encoder_known and compared.bits == 1)
     if 0 < wrong <= max(1, compared.units // 100) and is_sound(kind, compared.rest):
         return Verdict("different", _damage(compared, wrong, "blocks"))
     if not is_sound(kind, compared.sums):
         return Verdict("different")
-    # Without the encoder, odd values all over are another quantizer's way to round. Blocks of other weights are not.
+    # If the encoder is unknown, unusual values everywhere are another quantizer's rounding. Unrelated blocks are not.
     wrong = wrong if encoder_known else compared.unlike
     return Verdict("different", _damage(compared, wrong, "blocks")) if wrong else Verdict("quantized")
 
 
 def is_sound(kind: BlockType, sums: Sums) -> bool:
-    """Whether an encoder of the type may make such errors."""
+    """Whether a correct encoder of the type can cause such errors."""
     return sums.relative_rmse <= LIMITS[kind].relative_rmse and abs(sums.factor - 1) <= factor_slack(sums)
 
 
 def factor_slack(sums: Sums) -> float:
-    """How far from 1 the factor of a quantized tensor may be: the more is rounded away, the smaller it gets.
+    """How far from 1 the factor of a quantized tensor may be: the coarser the rounding, the smaller the factor.
 
-    Seen with ggml (see LIMITS): up to 2 squares of the relative RMSE, and up to 8 where that is below 0.03.
+    Measured with ggml (see LIMITS): up to 2 times the square of the relative RMSE, up to 8 times if that is below 0.03.
     """
     square = sums.scaled_rmse**2
     return 4 * square + min(0.01, 6 * square + 0.001)

@@ -177,7 +177,7 @@ def test_other_tokens_are_told(base: Path, text: Path, tmp_path: Path, command: 
     (result,) = measure(base, without_bos, texts=[text])
     (finding,) = result.findings
     assert (finding.kind, finding.severity, finding.subject) == ("other_tokens", "warn", str(text))
-    assert finding.what == f"{text}: the vocabulary of {without_bos} makes other tokens of it from token 0 on"
+    assert finding.what == f"{text}: the vocabulary of {without_bos} gives different tokens from token 0 on"
     told = command(cli, "kl", without_bos, "--reference", base, "--text", text, "--ctx", LENGTH)
     assert told.code == 0
     assert told.out.splitlines()[-1].split()[:3] == ["warn", "kl", "other_tokens"]
@@ -260,10 +260,16 @@ def test_table(base: Path, rounded: Path, text: Path, command: Command) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--reference", "base.gguf"), "no --text"),
+        (("--reference", "base.gguf"), "--text is missing"),
         (
             ("--reference", "base.gguf", "--text", "a", "--text", "b", "--save-logits", "c"),
-            "with 2 texts",
+            "--save-logits can save one text, not 2",
+        ),
+        (("--reference", "kept.kld", "--text", "a"), "--text does not apply to a file of log-probabilities"),
+        (("--reference", "kept.kld", "--ctx", "128"), "--ctx does not apply to a file of log-probabilities"),
+        (
+            ("--reference", "kept.kld", "--save-logits", "d"),
+            "--save-logits does not apply to a file of log-probabilities",
         ),
         (("--reference", "kept.kld", "--text", "a"), "--text with a file of log-probabilities"),
         (("--reference", "kept.kld", "--ctx", "128"), "--ctx with a file of log-probabilities"),

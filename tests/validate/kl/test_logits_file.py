@@ -118,7 +118,7 @@ def test_a_file_is_not_replaced(base: Path, rounded: Path, text: Path, tmp_path:
 
 
 def test_no_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(DiskError, match=r"no room for .*file.kld: 12.23 GB needed"):
+    with pytest.raises(DiskError, match=r"not enough space for .*file.kld: 12.23 GB needed"):
         monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
         LogitsWriter(tmp_path / "file.kld", np.zeros((183, 512), np.int32), 131072)
 
@@ -127,13 +127,13 @@ def test_no_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("change", "error", "words"),
     [
         (lambda data: data[:10], SourceError, "ends inside its header"),
-        (lambda data: data[:-1], SourceError, "bytes, where 12 chunks take"),
-        (lambda data: data + b"1", SourceError, "bytes, where 12 chunks take"),
+        (lambda data: data[:-1], SourceError, "bytes, but 12 chunks take"),
+        (lambda data: data + b"1", SourceError, "bytes, but 12 chunks take"),
         (lambda data: data[:8] + struct.pack("<i", -1) + data[12:], FormatError, "chunks of -1 tokens"),
         (lambda data: data[:8] + struct.pack("<iii", 1 << 30, 5, 1 << 30) + data[20:], FormatError, "chunks of"),
         (lambda data: data[:12] + struct.pack("<i", (1 << 31) - 1) + data[16:], SourceError, "chunks take"),
         (lambda data: data[:20] + struct.pack("<i", 263) + data[24:], FormatError, "outside its vocabulary"),
-        (lambda data: b"_Logits_" + data[8:], FormatError, "no file of log-probabilities"),
+        (lambda data: b"_Logits_" + data[8:], FormatError, "is not a file of log-probabilities"),
     ],
 )
 def test_a_damaged_file(

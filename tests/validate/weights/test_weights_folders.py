@@ -54,7 +54,7 @@ def test_an_index_that_contradicts_the_shards_is_told_once(shards: Path, small: 
     index.write_text(json.dumps(content))
     result = compare(folder, small)
     assert (found(result), result.count("exact")) == ([("unreadable", "folder")], len(result.tensors))
-    assert result.findings[0].what.endswith("which does not have it; and 1 more like it")
+    assert result.findings[0].what.endswith("but is not; and 1 more like it")
 
 
 def test_a_tensor_that_cannot_be_read_is_named(small: Path, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_stack_of_experts_of_another_shape_is_named(experts: Path, tmp_path: P
     mutations.change_tensors(folder, fuse)
     result = compare(folder, experts)
     assert found(result) == [("wrong_shape", f"{EXPERT}*.w2.weight")]
-    assert "[7, 256, 512], and the reference has [8, 256, 512]" in result.findings[0].what
+    assert "[7, 256, 512], but the reference has [8, 256, 512]" in result.findings[0].what
 
 
 def test_a_megatron_folder_that_is_not_whole(small: Path, command: Command, tmp_path: Path) -> None:
