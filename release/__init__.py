@@ -1,1 +1,1 @@
-"""mrelease: from a recipe to a published repository."""
+"""mrelease: build, check and publish a release from a recipe."""

@@ -1,6 +1,6 @@
-"""Measuring the files of a release against their source, and holding the numbers to the gates.
+"""Compare the files of a release with their source, and check the measurements against the gates.
 
-The two are apart: other gates need no other measurements.
+The two are separate steps: changing the gates does not require new measurements.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from mconv.release.recipe import Recipe
 from mconv.release.versions import measuring_versions
 from mconv.release.weights import TypeFiles
 
-# Not published, and hidden so that nobody takes it for what is: validation.json without the gates.
+# validation.json without the gates; not published, and hidden so that it is not mistaken for a published file.
 MEASUREMENTS = ".measurements.json"
 VALIDATION = "validation.json"
 PAGE = "report.html"
-# Two runs never take the same time, and a release is to be the same.
+# Durations differ from run to run, but a release must not.
 _WALL_TIMES = frozenset({"seconds", "reference_seconds", "tokens_per_second", "seconds_to_first_token"})
 
 
@@ -51,14 +51,14 @@ def measurement_step(recipe: Recipe, inputs: ReleaseInputs, types: Sequence[Type
 def measure(
     recipe: Recipe, inputs: ReleaseInputs, types: Sequence[TypeFiles], ledger: Ledger, step: Step, threads: int
 ) -> None:
-    """Run every check, and write what came of it.
+    """Run every check and write the results.
 
     Raises:
         MconvError: see `make_report`.
     """
     from mconv.validate.report.make import PROMPTS, Request, make_report
 
-    # Whole paths, which are in no text by accident: they are taken out again.
+    # Use complete paths, which do not occur in texts by accident: they are replaced afterwards.
     source = inputs.path.absolute()
     artifacts = [ledger.folder.absolute() / one.first for one in types]
     texts = [text.absolute() for text in recipe.texts]
@@ -83,10 +83,10 @@ def measure(
 
 
 def judge(folder: Path, gates: Path | None) -> dict[str, Any]:
-    """What was measured, held to the gates: the content of validation.json.
+    """Check the measurements against the gates; return the content of validation.json.
 
     Raises:
-        UsageError: the file of gates is not valid.
+        UsageError: the gates file is not valid.
         SourceError, FormatError: nothing was measured, or the file is damaged.
     """
     from mconv.validate.report.gates import DEFAULT_GATES, apply_gates, read_gates
@@ -95,7 +95,7 @@ def judge(folder: Path, gates: Path | None) -> dict[str, Any]:
     results = apply_gates(report, read_gates(gates or DEFAULT_GATES))
     report["gates"] = {"results": [asdict(gate) for gate in results]}
     report["passed"] = all(gate.status != "fail" for gate in results)
-    # As who reads the file has it: numbers that JSON lacks are None.
+    # The same as after reading the file: numbers that JSON cannot represent are None.
     return dict(json.loads(json_text(report)))
 
 
@@ -105,19 +105,19 @@ def validation_text(report: Mapping[str, Any]) -> bytes:
 
 
 def validation_files(report: Mapping[str, Any]) -> dict[str, bytes]:
-    """validation.json, and the same as a page."""
+    """validation.json and the same report as an HTML page."""
     from mconv.validate.report.page import render_page
 
     return {VALIDATION: validation_text(report), PAGE: render_page(report).encode()}
 
 
 def failed_gates(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The gates that the files do not pass."""
+    """The gates that fail."""
     return [gate for gate in report["gates"]["results"] if gate["status"] == "fail"]
 
 
 def _portable(value: Any, names: Mapping[str, str], key: str = "") -> Any:
-    """A report without what differs from machine to machine: where files lie, and how long things took."""
+    """A report without values that depend on the machine: paths and durations."""
     if key in _WALL_TIMES:
         return None
     if isinstance(value, dict):

@@ -13,7 +13,7 @@ from mconv.release import commands
 
 @program("mrelease", click.Group)
 def cli() -> None:
-    """From a recipe to a published repository: every file measured, every sum known."""
+    """Build, check and publish a release from a recipe, with measurements and a checksum for every file."""
 
 
 for command in find_commands(commands):

@@ -1,4 +1,4 @@
-"""The files of a release folder: which they are, their sizes and sums."""
+"""The files of a release folder, with their sizes and checksums."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CARD = "README.md"
 SUMS = "SHA256SUMS"
 STATE = "publish-state.json"
 LEDGER = "build-state.json"
-# A signature is made of what SHA256SUMS lists, and the state is not for others.
+# The signature covers the files in SHA256SUMS, and the state files are not published.
 _UNLISTED = (SUMS, "model.sig", STATE)
 _LINE = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>[^\\]+)")
 _PIECE = 1 << 22
@@ -25,11 +25,11 @@ _PIECE = 1 << 22
 
 @dataclass(frozen=True)
 class FileDigest:
-    """What a file is, wherever it lies.
+    """Size and hash of a file, independent of its path.
 
     Attributes:
-        size: in bytes.
-        sha256: in hexadecimal.
+        size: size in bytes.
+        sha256: SHA-256 in hexadecimal.
     """
 
     size: int
@@ -37,17 +37,17 @@ class FileDigest:
 
 
 def read_folder(folder: Path, expected: Mapping[str, FileDigest] | None = None) -> dict[str, FileDigest]:
-    """Everything in a release folder, by its path with slashes, smallest first.
+    """Every file of a release folder, by its path with slashes, smallest first.
 
-    The sum of a file is taken from SHA256SUMS where that is newer than the file, else the file is read. Hidden files,
-    files that are still being written and the states of building and publishing are left out.
+    The checksum of a file is taken from SHA256SUMS if that is newer than the file; otherwise the file is read. Hidden
+    files, partial files and the state files of building and publishing are left out.
 
     Args:
-        expected: what is known of some files from elsewhere.
+        expected: known size and checksum of some files.
 
     Raises:
-        UsageError: there is no such folder, or nothing in it.
-        PublishError: a file is missing, differs from its sum or from what is expected, is not listed in SHA256SUMS, or
+        UsageError: the folder does not exist or is empty.
+        PublishError: a file is missing, differs from its checksum or from `expected`, is not listed in SHA256SUMS, or
             is a link.
         FormatError: SHA256SUMS is not in the format of sha256sum.
     """
@@ -60,7 +60,7 @@ def read_folder(folder: Path, expected: Mapping[str, FileDigest] | None = None) 
     listed = read_sums(sums) if SUMS in paths else {}
     if SUMS in paths:
         _check_names(paths, listed)
-    # A file that changed after the sums were written is read again.
+    # A file that changed after SHA256SUMS was written is read again.
     trusted = {name for name in listed if paths[name].stat().st_mtime_ns <= sums.stat().st_mtime_ns}
     digests = {name: FileDigest(paths[name].stat().st_size, listed[name]) for name in trusted}
     digests |= _read_digests({name: path for name, path in paths.items() if name not in trusted})
@@ -84,7 +84,7 @@ def read_sums(path: Path) -> dict[str, str]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         match = _LINE.fullmatch(line)
         if not match:
-            raise FormatError(f"{path.name}: line {number} is not a sum and a name", "write it with sha256sum")
+            raise FormatError(f"{path.name}: line {number} is not a checksum and a name", "write it with sha256sum")
         sums[match["name"].removeprefix("./")] = match["sum"]
     return sums
 
@@ -106,7 +106,7 @@ def digest_file(path: Path, advance: Callable[[int], object] = lambda _: None) -
 
 
 def git_blob_id(content: bytes) -> str:
-    """The name that git has for a content: the SHA-1 of `blob SIZE`, a zero byte and the content."""
+    """The git object id of a content: the SHA-1 of `blob SIZE`, a zero byte and the content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
@@ -116,7 +116,7 @@ def _files(folder: Path) -> dict[str, Path]:
         name = path.relative_to(folder).as_posix()
         if any(part.startswith(".") for part in name.split("/")) or name in (STATE, LEDGER) or is_unfinished(name):
             continue
-        # What it leads to may be anything of this machine.
+        # Its target may be any file of this machine.
         if path.is_symlink():
             raise PublishError(f"{name} is a link", "put the file itself into the folder")
         if path.is_file():
@@ -140,4 +140,4 @@ def _read_digests(paths: Mapping[str, Path]) -> dict[str, FileDigest]:
         with progress_bar(sum(path.stat().st_size for path in paths.values()), "sha256") as bar:
             return {name: digest_file(path, bar.update) for name, path in paths.items()}
     except FileNotFoundError as error:
-        raise DiskError(f"{error.filename} disappeared", "leave the folder alone while it is published") from error
+        raise DiskError(f"{error.filename} disappeared", "do not change the folder while it is published") from error

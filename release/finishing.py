@@ -1,4 +1,4 @@
-"""What makes the files of a release a release: card, plot, provenance, sums."""
+"""The finishing files of a release: card, plot, provenance, checksums."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def make_finishing_files(
     report: Mapping[str, Any],
     accepted: str | None,
 ) -> dict[str, bytes]:
-    """Name to content; the sums, which name all others, come last.
+    """Name to content; the checksums, which cover all others, come last.
 
     Args:
         measured: all other files of the release.
         report: the content of validation.json.
-        accepted: why failed gates do not stop the release.
+        accepted: the reason for accepting failed gates.
     """
     from mconv.validate.report.plots import alone, size_plot
 

@@ -1,4 +1,4 @@
-"""The names that the Hub gives a meaning to, checked before anything is built or sent for them."""
+"""Check names of repositories and tags on the Hub before anything is built or uploaded."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 
 from mconv.convert.errors import UsageError
 
-# What git takes for the name of a tag (git-check-ref-format), as far as anybody needs it.
+# A subset of the names that git allows for a tag (git-check-ref-format).
 _TAG = re.compile(r"(?!.*\.\.)(?!.*\.lock$)[A-Za-z0-9_][A-Za-z0-9._+-]*(?<!\.)")
 
 
 def check_repository(name: str) -> str:
-    """The name of a repository, as it is.
+    """Check the name of a repository and return it.
 
     Raises:
         UsageError: it is not valid.
@@ -22,18 +22,18 @@ def check_repository(name: str) -> str:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise UsageError(f"{name!r} is not a valid name of a repository", "write it as ORGANIZATION/NAME") from error
+        raise UsageError(f"{name!r} is not a valid repository name", "write it as ORGANIZATION/NAME") from error
     if "/" not in name:
         raise UsageError(f"{name!r} has no organization or user", "write it as ORGANIZATION/NAME")
     return name
 
 
 def check_tag(name: str) -> str:
-    """The name of a tag, as it is.
+    """Check the name of a tag and return it.
 
     Raises:
-        UsageError: git or the Hub would refuse it.
+        UsageError: git or the Hub would reject it.
     """
     if not _TAG.fullmatch(name):
-        raise UsageError(f"{name!r} is not a valid name of a tag", "write it as v1.0: letters, digits, dots, dashes")
+        raise UsageError(f"{name!r} is not a valid tag name", "use letters, digits, dots and dashes, as in v1.0")
     return name

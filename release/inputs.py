@@ -1,4 +1,4 @@
-"""What a release is made from: the source opened, its files, the importance matrix."""
+"""The inputs of a release: the opened source, its files, the importance matrix."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class ReleaseInputs:
-    """The inputs of a release, none of whose weights has been read.
+    """The inputs of a release; no weights have been read.
 
     Attributes:
-        path: the source, wherever it lies.
+        path: the local path of the source.
         repository: its name on the Hub; None if it came from a path.
-        form: the source as the unquantized GGUF file that it is, or would be.
-        files: what it is read from, by a name that is the same on every machine.
+        form: the source as an unquantized GGUF file.
+        files: the files that it is read from, by a name that is the same on every machine.
         matrix: the importance matrix.
     """
 
@@ -46,34 +46,34 @@ class ReleaseInputs:
 
     @property
     def stem(self) -> str:
-        """The name of the model, as its files have it."""
+        """The name of the model in its file names."""
         return file_stem(self.form)
 
     @property
     def weights(self) -> dict[str, Path]:
-        """The files that hold weights; what the others say is in the headers of the files that are made."""
+        """The files that contain weights; the content of the others ends up in the headers of the GGUF files."""
         return {name: path for name, path in self.files.items() if not _is_sidecar(PurePath(name))}
 
     @property
     def sampling(self) -> dict[str, float]:
-        """The recommended settings, under their names in generation_config.json; empty where there are none."""
+        """The recommended settings, by their names in generation_config.json; empty if there are none."""
         known = {name: self.metadata(f"general.sampling.{key}") for name, (key, _) in SAMPLING.items()}
-        # Whoever wrote the file had float32: 0.7 comes back as 0.699999988.
+        # The file stores float32: 0.7 is read as 0.699999988.
         return {name: round(value, 6) for name, value in known.items() if _is_finite(value)}
 
     def text(self, key: str) -> str | None:
-        """A text of the metadata; None where there is none."""
+        """A text from the metadata; None if it is missing."""
         value = self.metadata(key)
         return value if isinstance(value, str) else None
 
     def metadata(self, key: str) -> Any:
-        """The content of a key of the metadata that every file gets; None where there is none."""
+        """The content of a key of the metadata of every file; None if it is missing."""
         value = self.form.metadata.get(key)
         return value.content if value else None
 
 
 def open_inputs(project: Project) -> ReleaseInputs:
-    """Open the source, fetching it if it lies on the Hub.
+    """Open the source; download it first if it is on the Hub.
 
     Raises:
         UsageError: the source is not a path, and does not name a commit of a model on the Hub.
@@ -98,18 +98,18 @@ def _locate(project: Project) -> tuple[Path, HubSource | None]:
 
     hub = parse_source(said)
     if hub is None:
-        raise SourceError(f"source {said}: no such file or folder", "paths count from the recipe's folder")
+        raise SourceError(f"source {said}: no such file or folder", "paths are relative to the folder of the recipe")
     if not _COMMIT.fullmatch(hub.revision or ""):
         raise UsageError(
-            f"source {said}: there is no such folder, and it does not name a commit on the Hub",
-            f"pin it: source = '{hub.repo}@' and the 40 digits of a commit, as mrelease init does",
+            f"source {said}: no such folder, and not a commit on the Hub",
+            f"pin a commit: source = '{hub.repo}@' with its 40 digits, as mrelease init does",
         )
     return download(hub), hub
 
 
 def _files(path: Path, form: GgufForm) -> Iterator[Path]:
-    """Every file that something is read from. A folder has others too, which are nobody's business."""
-    # A folder that may come from the Hub holds files of others beside the checkpoint.
+    """Every file that is read. A folder may contain unrelated files too."""
+    # A folder from the Hub may contain unrelated files beside the checkpoint.
     shared = bool(detect_layout(path).hub_files)
     for file in form.files:
         if file.is_file() and (not shared or _is_read(PurePath(file.name))):
@@ -129,7 +129,7 @@ def _is_sidecar(name: PurePath) -> bool:
 
 
 def _name(file: Path, source: Path, hf_config: Path | None) -> str:
-    """A path without what lies above the checkpoint."""
+    """A path relative to the checkpoint."""
     for base, prefix in ((source, ""), (hf_config, "hf_config/")):
         if base is not None and file.absolute().is_relative_to(base.absolute()):
             relative = file.absolute().relative_to(base.absolute())

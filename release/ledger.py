@@ -24,13 +24,13 @@ from mconv.convert.reporting import note, progress_bar
 from mconv.release.files import LEDGER, FileDigest, digest_file
 
 _SCHEMA_VERSION = 1
-# Summed up before anybody would look at a bar.
+# Hashed too quickly to need a progress bar.
 _QUICK_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)
 class Step:
-    """Some files of a release, which are made together.
+    """Files of a release that are made together.
 
     Attributes:
         name: in the ledger.
@@ -74,7 +74,7 @@ class Ledger:
         self._sums = sums
 
     def digest(self, path: Path) -> FileDigest:
-        """Size and sum of a file; read only if it changed since the sum was made.
+        """Size and checksum of a file; read only if it changed since the checksum was computed.
 
         Raises:
             OSError: it cannot be read.
@@ -88,11 +88,11 @@ class Ledger:
         return FileDigest(known.size, known.sha256)
 
     def outputs(self, names: Iterable[str]) -> dict[str, FileDigest]:
-        """Size and sum of files of the release, by name."""
+        """Size and checksum of files of the release, by name."""
         return {name: self.digest(self.folder / name) for name in sorted(names)}
 
     def names(self, step: str) -> tuple[str, ...]:
-        """The files of a step, as far as it got."""
+        """The files of a step that were written so far."""
         record = self._records.get(step)
         return tuple(sorted(record.outputs)) if record else ()
 
@@ -188,7 +188,7 @@ class Ledger:
 
 
 def read_ledger(folder: Path) -> Ledger:
-    """The ledger of a folder, empty where there is none.
+    """The ledger of a folder; empty if there is none.
 
     Raises:
         DiskError: it is not a folder.

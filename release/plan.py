@@ -1,4 +1,4 @@
-"""What a release will be, what of it is done, and what the rest takes: a value, before anything is written."""
+"""The plan of a release, as a value: its files, what is done, and the space and time for the rest."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from mconv.release.signing import SIGNATURE
 from mconv.release.slsa_provenance import PROVENANCE
 from mconv.release.weights import TypeFiles
 
-# Half of what one core of a small virtual machine was measured at (docs/explanation/kernels.md), so that most are
-# faster: weights a second and thread, with a kernel of ours and through ggml alone; arithmetic of a forward pass a
-# second and thread.
+# Half of the speed measured on one core of a small virtual machine (docs/explanation/kernels.md), so that most machines
+# are faster. Per second and thread: weights with this package's kernels, weights with ggml, and arithmetic operations
+# of a forward pass.
 _KERNEL_RATE = 30e6
 _GGML_RATE = 1.5e6
 _FORWARD_RATE = 5e9
 _READ_RATE = 200e6
-# A text has at least so many bytes a token.
+# A text has at least this many bytes per token.
 _BYTES_A_TOKEN = 3
 
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """A file of the release, or some that are made together.
+    """A file of the release, or several that are made together.
 
     Attributes:
         file: its name.
-        command: which command makes it.
-        type: of a GGUF file.
-        bytes: exact; None for what depends on what is measured.
-        done: whether it is there as it should be.
+        command: the command that makes it.
+        type: the file type of a GGUF file.
+        bytes: its exact size; None if it depends on measurements.
+        done: whether it exists and is up to date.
     """
 
     file: str
@@ -51,15 +51,15 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class ReleasePlan:
-    """A release that is not, or not wholly, there.
+    """The plan of a release that is not complete yet.
 
     Attributes:
-        folder: the release.
-        repository: where it goes; None if the recipe does not say it.
-        source: what it is made from, and at which commit.
-        items: its files.
+        folder: the folder of the release.
+        repository: the repository to publish to; None if the recipe does not name one.
+        source: the source, and its commit.
+        items: the files of the release.
         needed, free: bytes on the disk.
-        build_seconds, check_seconds: what is left to do, cautiously estimated; 0 where nothing is.
+        build_seconds, check_seconds: conservative estimate of the remaining time; 0 if nothing remains.
     """
 
     folder: str
@@ -78,7 +78,7 @@ class ReleasePlan:
 
 
 def plan_release(release: Release) -> ReleasePlan:
-    """Look at a release. Large files are read only if they changed since their sum was made."""
+    """Inspect a release. Large files are read only if they changed since their checksum was computed."""
     items = tuple(_items(release))
     missing = [files for files, step in release.weights if not release.ledger.is_done(step)]
     checked = release.is_checked()
@@ -129,7 +129,7 @@ def _build_seconds(release: Release, missing: list[TypeFiles]) -> float:
 
 
 def _check_seconds(release: Release) -> float:
-    """The forward passes of the original and of each file over all texts; each weight multiplies and adds once."""
+    """The time for the forward passes of the original and of each file over all texts: two operations per weight."""
     recipe = release.project.recipe
     most = recipe.ctx * recipe.chunks if recipe.chunks else None
     sizes = (text.stat().st_size // _BYTES_A_TOKEN for text in recipe.texts)

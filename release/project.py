@@ -1,4 +1,4 @@
-"""A recipe, and the folder that its release is built in."""
+"""A recipe, and the folder of its release."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mconv.release.recipe import Recipe, load_recipe
 
 @dataclass(frozen=True)
 class Project:
-    """What a command of mrelease works on.
+    """A recipe and the folder of its release.
 
     Attributes:
-        path: the recipe's file.
-        text: its content.
-        recipe: the same as a value.
-        folder: the release.
+        path: the file of the recipe.
+        text: the content of the file.
+        recipe: the recipe as a value.
+        folder: the folder of the release.
     """
 
     path: Path
@@ -26,13 +26,13 @@ class Project:
     folder: Path
 
     def require_repository(self) -> str:
-        """Where the release goes.
+        """The repository to publish to.
 
         Raises:
-            UsageError: the recipe does not say.
+            UsageError: the recipe does not name one.
         """
         if self.recipe.repository is None:
-            raise UsageError(f"{self.path.name} names no repository", "add repository = 'ORGANIZATION/NAME'")
+            raise UsageError(f"{self.path.name}: repository is missing", "add repository = 'ORGANIZATION/NAME'")
         return self.recipe.repository
 
 
@@ -40,7 +40,7 @@ def open_project(path: Path, folder: Path | None) -> Project:
     """Read a recipe.
 
     Args:
-        folder: where the release is built; NAME-GGUF beside the recipe where it is None.
+        folder: the folder of the release. Default: NAME-GGUF beside the recipe.
 
     Raises:
         UsageError, OSError: see `load_recipe`.

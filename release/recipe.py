@@ -1,5 +1,5 @@
-"""A recipe: everything that decides what a release is, in TOML. The types of its members are its schema, their
-descriptions the comments that `mrelease init` writes."""
+"""A recipe: a TOML file that fully determines a release. The fields below define its schema, and their descriptions are
+the comments that `mrelease init` writes."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ from mconv.quantize.filetypes import find_file_type
 from mconv.release.hub_names import check_repository, check_tag
 
 _PATHS = ("source", "hf_config", "imatrix", "gates", "licence_file")
-_HOW_TO_BEGIN = "mrelease init writes a recipe to begin with"
+_HOW_TO_BEGIN = "write a first recipe with mrelease init"
 _DOCUMENTED = "see the members of a recipe in docs/reference/mrelease.md"
 LANGUAGE = r"^[A-Za-z]{2,12}(-[A-Za-z0-9]{2,8})*$"
 
 
 def _from_its_folder(value: Any, info: ValidationInfo) -> Path:
-    """A path as the recipe means it: relative ones count from the recipe's folder."""
+    """A path in a recipe: relative to the folder of the recipe."""
     if not isinstance(value, str) or not value:
         raise ValueError("it is not a path")
     return (info.context or {}).get("folder", Path()) / from_home(value)
 
 
 def from_home(path: str) -> Path:
-    """A path with its `~` spelled out.
+    """A path with `~` expanded.
 
     Raises:
-        ValueError: nobody has that home.
+        ValueError: there is no such home folder.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise ValueError("it begins with a home that nobody has") from error
+        raise ValueError("it begins with a home folder that does not exist") from error
 
 
 def _as_value(check: Callable[[str], str]) -> Callable[[str], str]:
-    """A check of a name, for a member of a recipe."""
+    """Adapt a check of a name to a member of a recipe."""
 
     def validate(value: str) -> str:
         try:
@@ -96,7 +96,7 @@ class Signing(BaseModel):
 
 
 class Recipe(BaseModel):
-    """What a release is made from, and how. Every path is absolute, or relative to the current folder."""
+    """The content of a recipe. Every path is absolute, or relative to the current folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -184,12 +184,12 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _check_whole(self) -> Recipe:
         if len(set(self.types)) != len(self.types):
-            raise UsageError("types: one is named twice", "name each type once")
+            raise UsageError("types: a type is listed twice", "list each type once")
         if self.recommended_type not in self.types:
             raise UsageError(f"recommended: {self.recommended} is not among the types", f"add it to {self.types}")
         names = [text.name for text in self.texts]
         if len(set(names)) != len(names):
-            raise UsageError("texts: two have one file name, which is how a report calls them", "rename one of them")
+            raise UsageError("texts: two texts have the same file name, which a report shows", "rename one of them")
         if self.licence == "other" and not self.licence_name:
             raise UsageError("licence 'other' has no licence_name", "add licence_name and licence_link")
         return self
@@ -205,10 +205,10 @@ class Recipe(BaseModel):
         return {"hf_config": self.hf_config}
 
     def check_paths(self) -> None:
-        """Check that what is read hours later is there, and that the gates are valid.
+        """Check that files that are read hours later exist, and that the gates are valid.
 
         Raises:
-            SourceError: names the member and the path that is missing.
+            SourceError: a path is missing; names the member and the path.
             UsageError: see `read_gates`.
         """
         from mconv.validate.report.gates import read_gates
@@ -218,9 +218,11 @@ class Recipe(BaseModel):
         named += [("sign.private_key", self.sign.private_key)] if self.sign else []
         for name, path in named:
             if path is not None and not path.is_file():
-                raise SourceError(f"{name}: {path} is not a file", "paths count from the recipe's folder")
+                raise SourceError(f"{name}: {path} is not a file", "paths are relative to the folder of the recipe")
         if self.hf_config is not None and not self.hf_config.is_dir():
-            raise SourceError(f"hf_config: {self.hf_config} is not a folder", "paths count from the recipe's folder")
+            raise SourceError(
+                f"hf_config: {self.hf_config} is not a folder", "paths are relative to the folder of the recipe"
+            )
         if self.gates is not None:
             read_gates(self.gates)
 
@@ -241,7 +243,7 @@ def load_recipe(path: Path) -> tuple[Recipe, str]:
     try:
         return Recipe.model_validate(content, context={"folder": path.parent}), text
     except ValidationError as error:
-        # A member that is missing may be the one that is misspelled.
+        # A missing member may be a misspelled one.
         raise _explain(path, max(error.errors(), key=lambda one: one["type"] == "extra_forbidden")) from error
     except UsageError as error:
         raise UsageError(f"{path.name}: {error.what}", error.hint) from error
@@ -265,10 +267,10 @@ def _explain(path: Path, error: ErrorDetails) -> UsageError:
 
 
 def portable_text(text: str) -> str:
-    """A recipe as it is published: of each path out of its folder only the last part, all else as it was written.
+    """A recipe as published: paths outside its folder are shortened to their last part, the rest is unchanged.
 
     Raises:
-        UsageError: such a path is spelled with escapes, so that it cannot be found in the text.
+        UsageError: such a path is written with escapes, so it cannot be found in the text.
     """
     for path in sorted(_paths_out(text), key=len, reverse=True):
         text = text.replace(path, Path(path).name)
@@ -278,7 +280,7 @@ def portable_text(text: str) -> str:
 
 
 def _paths_out(text: str) -> set[str]:
-    """The paths that tell of folders above the recipe's."""
+    """The paths that reveal folders above that of the recipe."""
     content = tomllib.loads(text)
     found = [content.get(name) for name in _PATHS]
     found += [content.get("sign", {}).get("private_key"), *content["texts"]]

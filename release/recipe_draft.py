@@ -1,4 +1,4 @@
-"""A recipe to begin with: what the source tells, and a comment for everything else."""
+"""Draft a recipe: values from the source, and a comment for every member."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def draft_recipe(source: str, path: Path | None, reading: ReadOptions, texts: Se
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write a file that must not exist yet.
+    """Write a new file.
 
     Raises:
         DiskError: it exists.
@@ -90,7 +90,7 @@ def _look_at(source: str, reading: ReadOptions) -> tuple[str, Metadata, str | No
 
 
 def _file_name(name: str) -> str:
-    """A model's name as the names of its files begin: the GGUF naming rule joins words with dashes."""
+    """The start of the file names of a model: the GGUF naming rule joins words with dashes."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("._-")[:96] or "model"
 
 
@@ -100,7 +100,7 @@ def _content(metadata: Metadata, key: str) -> Any:
 
 
 def _members(known: Mapping[str, Any]) -> Iterator[str]:
-    """Every member with its comment; those that are not known with an example, out of force."""
+    """Every member with its comment; unknown ones with an example, commented out."""
     for name, field in Recipe.model_fields.items():
         yield "\n" + textwrap.fill(field.description or "", 118, initial_indent="# ", subsequent_indent="# ") + "\n"
         if name in known:
@@ -110,7 +110,7 @@ def _members(known: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _toml(value: Any) -> str:
-    """A value in TOML. Its strings are those of JSON, less DEL and lone surrogates, which have no place in it."""
+    """A value in TOML. Strings are written as in JSON, without DEL and lone surrogates, which TOML does not allow."""
     if isinstance(value, str):
         return json.dumps(value.encode("utf-8", "replace").decode(), ensure_ascii=False).replace("\x7f", "\\u007F")
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The steps of a release in their order, each done where it is not done yet: the whole of `mrelease` but publishing."""
+"""The steps of a release, in order, each skipped if already done: all of `mrelease` except publishing."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ SIGNED = "signature"
 
 @dataclass(frozen=True)
 class Release:
-    """A release in the making.
+    """A release that is being built.
 
     Attributes:
         project: the recipe and the folder.
-        inputs: what it is made from.
+        inputs: its inputs.
         types: the files of each type, planned.
         ledger: what is done.
-        threads: to work with.
+        threads: number of threads.
     """
 
     project: Project
@@ -77,7 +77,7 @@ class Release:
 
     @property
     def signature(self) -> Step | None:
-        """The step that signs, where the recipe asks for it."""
+        """The step that signs, if the recipe requires it."""
         signing = self.project.recipe.sign
         if signing is None:
             return None
@@ -96,7 +96,7 @@ class Release:
         if self.signature:
             check_signing()
         optional = [SIGNED] if self.signature else []
-        # What is in the way of the last step is said before the first.
+        # Check the preconditions of the last step before the first.
         self.ledger.check_free([*self.small_files, VALIDATION, PAGE, CARD, PLOT, PROVENANCE, SUMS])
         weights = (step.name for _, step in self.weights)
         self.ledger.keep_only([*weights, SMALL_FILES, self.measurements.name, VALIDATED, FINISHING_FILES, *optional])
@@ -110,10 +110,10 @@ class Release:
         self._write(SMALL_FILES, self.small_files)
 
     def check(self, accepted: str | None) -> Mapping[str, Any]:
-        """Measure what was built, hold it to the gates, and finish the release with what came of it.
+        """Compare the built files with the source, check the gates, and finish the release with the results.
 
         Args:
-            accepted: why failed gates are not to stop the release; of no account where none fails.
+            accepted: the reason for accepting failed gates; ignored if none fails.
 
         Returns:
             the content of validation.json.
@@ -134,7 +134,7 @@ class Release:
         return report
 
     def is_checked(self) -> bool:
-        """Whether everything is built and measured, and held to the gates of the recipe."""
+        """Whether everything is built, measured and checked against the gates of the recipe."""
         if not all(self.ledger.is_done(step) for _, step in self.weights) or not self.ledger.is_done(self.measurements):
             return False
         report = judge(self.ledger.folder, self.project.recipe.gates)
@@ -142,7 +142,7 @@ class Release:
         return self.ledger.is_intact(VALIDATED) and path.read_bytes() == validation_text(report)
 
     def require_built(self) -> None:
-        """Refuse to go on with what is not there, or not from this recipe.
+        """Check that all files are built from this recipe.
 
         Raises:
             UsageError: names what is missing.
@@ -156,13 +156,13 @@ class Release:
             )
 
     def require_checked(self) -> Mapping[str, Any]:
-        """The same for what was measured.
+        """Check that the built files have been measured.
 
         Returns:
             the content of validation.json.
 
         Raises:
-            UsageError: something is not built, or not measured since.
+            UsageError: a file is not built, or not measured since it was built.
         """
         self.require_built()
         if not self.is_checked():
@@ -170,27 +170,27 @@ class Release:
         return judge(self.ledger.folder, self.project.recipe.gates)
 
     def built_files(self) -> dict[str, FileDigest]:
-        """Size and sum of what `build` makes."""
+        """Size and checksum of the files that `build` makes."""
         return self.ledger.outputs(self._built_names())
 
     def files(self, accepted: str | None) -> dict[str, FileDigest]:
-        """Size and sum of every file of a release that is finished.
+        """Size and checksum of every file of a finished release.
 
         Raises:
-            UsageError: it is not, or was finished with another reason to accept failed gates.
+            UsageError: it is not finished, or was finished with another reason for accepting failed gates.
         """
         finishing = self._finishing_files(self.require_checked(), accepted)
         steps = [content_step(FINISHING_FILES, finishing), *([self.signature] if self.signature else [])]
         if not all(map(self.ledger.is_done, steps)):
             why = "" if accepted is None else " --accept-failed-gates REASON"
-            raise UsageError("the release is not finished, or for another REASON", self._hint("check") + why)
+            raise UsageError("the release is not finished, or has another REASON", self._hint("check") + why)
         return self._measured() | self.ledger.outputs(name for step in steps for name in step.outputs)
 
     def _tell_gaps(self) -> None:
         for line in gaps(self.project.recipe, self.inputs):
             note(line)
         if LICENCE not in self.small_files:
-            note(f"no {LICENCE}: the source has none, and the recipe no licence_file")
+            note(f"no {LICENCE}: neither the source nor licence_file in the recipe provides one")
 
     def _write(self, name: str, files: Mapping[str, bytes]) -> None:
         if not self.ledger.is_done(content_step(name, files)):
@@ -204,7 +204,7 @@ class Release:
         )
 
     def _measured(self) -> dict[str, FileDigest]:
-        """The files that the card, the provenance and the sums speak of."""
+        """The files that the card, the provenance and the checksums describe."""
         return self.ledger.outputs([*self._built_names(), VALIDATION, PAGE])
 
     def _built_names(self) -> list[str]:
@@ -221,17 +221,17 @@ class Release:
         return f"run: mrelease {command} {self.project.path}"
 
     def _mark_unfinished(self) -> None:
-        """Remove the card, the sums and the signature: they speak of files that are about to change."""
+        """Remove the card, the checksums and the signature: they describe files that will change."""
         self.ledger.discard(FINISHING_FILES, SIGNED)
 
 
 @contextmanager
 def open_release(recipe: Path, folder: Path | None, threads: int | None) -> Iterator[Release]:
-    """The release of a recipe, to be worked on; nobody else works on it meanwhile.
+    """The release of a recipe, locked against other runs.
 
     Args:
-        folder: where it is built, see `open_project`.
-        threads: to work with; all cores where it is None.
+        folder: the folder of the release; see `open_project`.
+        threads: number of threads; None uses all cores.
 
     Raises:
         MconvError: see `open_project`, `open_inputs`, `plan_types` and `open_ledger`.
@@ -246,7 +246,7 @@ def open_release(recipe: Path, folder: Path | None, threads: int | None) -> Iter
 
 
 def view_release(recipe: Path, folder: Path | None, threads: int | None) -> Release:
-    """The release of a recipe as it stands, to be looked at and not changed; arguments and errors of `open_release`."""
+    """The release of a recipe in its current state, read-only; for arguments and errors see `open_release`."""
     project = open_project(recipe, folder)
     inputs = open_inputs(project)
     types = plan_types(project.recipe, inputs)

@@ -12,7 +12,7 @@ SIGNATURE = "model.sig"
 
 
 def check_signing() -> None:
-    """Say at once if nothing can be signed.
+    """Check that signing is possible.
 
     Raises:
         UsageError: model-signing is not installed.
@@ -21,13 +21,13 @@ def check_signing() -> None:
         import model_signing  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            f"the recipe asks for a signature, and model-signing cannot be imported ({error})",
-            "pip install 'mconv[signing]', or take 'sign' out of the recipe",
+            f"the recipe requires a signature, but model-signing cannot be imported ({error})",
+            "pip install 'mconv[signing]', or remove 'sign' from the recipe",
         ) from error
 
 
 def sign(folder: Path, private_key: Path) -> None:
-    """Sign everything in a release but the signature itself and what is not published.
+    """Sign all published files of a release, except the signature itself.
 
     Args:
         private_key: an elliptic-curve key without a password, in PEM form.
@@ -35,7 +35,7 @@ def sign(folder: Path, private_key: Path) -> None:
     Raises:
         UsageError: model-signing is not installed.
         SourceError: the key cannot be used.
-        OSError: the key cannot be read, or the signature not written.
+        OSError: the key cannot be read, or the signature cannot be written.
     """
     check_signing()
     from model_signing import hashing, signing

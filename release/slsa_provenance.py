@@ -1,7 +1,7 @@
-"""Where a release comes from, as an in-toto statement with a SLSA provenance predicate.
+"""The provenance of a release, as an in-toto statement with a SLSA provenance predicate.
 
 Formats: in-toto Attestation Framework, spec/v1/statement.md and resource_descriptor.md; SLSA v1.0, provenance.md.
-Nothing of the machine, the folder or the time is in it, so that the same build gives the same bytes.
+It does not depend on the machine, the folder or the time, so the same build gives the same bytes.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def describe_provenance(
     report: Mapping[str, Any],
     accepted: str | None,
 ) -> bytes:
-    """The statement.
+    """Write the statement.
 
     Args:
-        files: all files of the release but the statement itself, the sums and the signature.
-        report: what was measured.
-        accepted: why failed gates do not stop the release.
+        files: all files of the release, except the statement itself, the checksums and the signature.
+        report: the content of validation.json.
+        accepted: the reason for accepting failed gates.
     """
     parameters: dict[str, Any] = {"recipe": tomllib.loads(portable_text(project.text))}
     if accepted is not None:
@@ -61,16 +61,16 @@ def describe_provenance(
 
 
 def gate_line(gate: Mapping[str, Any]) -> str:
-    """A gate that fails, as the statement has it."""
+    """A failed gate, as written in the statement."""
     return f"{gate['file']}: {gate['gate']}: {gate['what']}"
 
 
 def _dependencies(project: Project, inputs: ReleaseInputs, ledger: Ledger) -> Iterator[dict[str, Any]]:
-    """Resource descriptors of all that was read."""
+    """Resource descriptors of all inputs."""
     recipe = project.recipe
     commit = inputs.text("mconv.source.revision")
     if commit is not None:
-        # Only a source that came from the Hub is known to be there.
+        # Only a source downloaded from the Hub is known to exist there.
         where = {"uri": f"https://huggingface.co/{inputs.repository}"} if inputs.repository else {}
         yield {"name": "source", **where, "digest": {"gitCommit": commit}}
     for name, path in inputs.files.items():

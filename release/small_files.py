@@ -1,4 +1,4 @@
-"""The small files of a release that need no measuring: recipe, licence, importance matrix, ready-to-run files."""
+"""The small files of a release that do not depend on measurements: recipe, licence, importance matrix, runner files."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ LICENCE = "LICENSE"
 RECIPE = "recipe.toml"
 MODELFILE = "Modelfile"
 OUMI = "oumi-inference.yaml"
-# More context takes memory that nobody asked for; who wants it raises it.
+# A longer context takes more memory; users who need it can raise it.
 _OUMI_CONTEXT = 8192
 _OLLAMA_NAMES = {"repetition_penalty": "repeat_penalty"}
 _OUMI_SETTINGS = ("temperature", "top_p", "min_p")
 
 
 def make_small_files(project: Project, inputs: ReleaseInputs, types: Sequence[TypeFiles]) -> dict[str, bytes]:
-    """Name to content of each.
+    """The small files, name to content.
 
     Raises:
         UsageError: the importance matrix has a name that cannot be published.
@@ -45,32 +45,32 @@ def make_small_files(project: Project, inputs: ReleaseInputs, types: Sequence[Ty
         if len(recommended.parts) == 1:
             files[MODELFILE] = _modelfile(inputs, recommended).encode()
         else:
-            note(f"no {MODELFILE}: Ollama loads no split models, and {recommended.type} is split")
+            note(f"no {MODELFILE}: Ollama cannot load split models, and {recommended.type} is split")
     if "oumi" in recipe.extras:
         files[OUMI] = _oumi(recipe, inputs, recommended).encode()
     return files
 
 
 def _licence(recipe: Recipe, inputs: ReleaseInputs) -> Path | None:
-    """The licence's text: what the recipe names, else what the source brings along; never made up."""
+    """The file of the licence text: from the recipe, otherwise from the source; never generated."""
     if recipe.licence_file is not None:
         return recipe.licence_file
     found = [path for name, path in inputs.files.items() if re.fullmatch(r"LICENSE[\w.-]*", name)]
     for path in found:
         if _belongs_to(path, inputs.path):
             return path
-        note(f"{path.name} of the source is a link out of its folder, and is left out")
+        note(f"left out {path.name} of the source, which is a link out of its folder")
     return None
 
 
 def _belongs_to(path: Path, folder: Path) -> bool:
-    """Whether a file lies in its folder, or where the Hub's cache keeps the files of the folder."""
+    """Whether a file is in its folder, or is one of the folder's blobs in the Hub's cache."""
     blobs = folder.resolve().parent.parent / "blobs"
     return path.resolve().is_relative_to(folder.resolve()) or path.resolve().parent == blobs
 
 
 def _matrix_name(path: Path, types: Sequence[TypeFiles]) -> str:
-    """Its own name, which the files that were made with it mention."""
+    """The name of the importance matrix, which the GGUF files mention."""
     taken = {name for one in types for name in one.parts}
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*\.(gguf|dat)", path.name, re.ASCII) or path.name in taken:
         raise UsageError(

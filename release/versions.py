@@ -1,4 +1,4 @@
-"""The versions of what makes and measures a release."""
+"""The versions of the software that makes and measures a release."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _MEASURING = ("torch", "transformers", "tokenizers", "sentencepiece", "mistral-c
 
 
 def quantizing_versions() -> dict[str, str]:
-    """What the bytes of the weights may depend on, by name."""
+    """The versions that the bytes of the weights may depend on, by name."""
     return {"mconv": __version__, "ggml": ggml.version(), **_versions(_QUANTIZING)}
 
 
 def measuring_versions() -> dict[str, str]:
-    """The same, and what the measured numbers may depend on."""
+    """The same, and the versions that the measurements may depend on."""
     return {**quantizing_versions(), **_versions(_MEASURING)}
 
 
@@ -27,6 +27,6 @@ def _versions(packages: tuple[str, ...]) -> dict[str, str]:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            # Some come with an extra.
+            # Some are installed only with an extra.
             continue
     return found

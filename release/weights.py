@@ -1,4 +1,4 @@
-"""The GGUF files of a release: planned for every type, written for those that are missing, all in one read."""
+"""The GGUF files of a release: plan all types, write the missing ones in one read."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class TypeFiles:
     """The files of one type.
 
     Attributes:
-        quantization: what they are made by, as one file.
-        parts: name to plan; several for a type that is split.
+        quantization: the quantization, as one file.
+        parts: name to plan; several if the file is split.
     """
 
     quantization: QuantizationPlan
@@ -45,7 +45,7 @@ class TypeFiles:
 
     @property
     def first(self) -> str:
-        """The file that a program is given to load."""
+        """The file to give to a program."""
         return next(iter(self.parts))
 
     @property
@@ -55,7 +55,7 @@ class TypeFiles:
 
 
 def plan_types(recipe: Recipe, inputs: ReleaseInputs) -> list[TypeFiles]:
-    """The files of every type of a recipe, in its order.
+    """The files of every type of a recipe, in order.
 
     Raises:
         QuantizationError: a type does not fit, or needs an importance matrix.
@@ -84,7 +84,7 @@ def weights_step(files: TypeFiles, inputs: ReleaseInputs, ledger: Ledger, imatri
 
     def decisive() -> Mapping[str, Any]:
         return {
-            # All that the configuration, the tokenizer and the card decide is in the headers.
+            # Everything that depends on the configuration, the tokenizer and the card is in the headers.
             "headers": {name: plan.sha256 for name, plan in files.parts.items()},
             "weights": {name: ledger.digest(path).sha256 for name, path in inputs.weights.items()},
             "imatrix": ledger.digest(imatrix).sha256 if imatrix else None,
@@ -106,7 +106,7 @@ def write_weights(
     """Write the files of some types in one read of the source.
 
     Raises:
-        DiskError: no room, or a file in the way.
+        DiskError: not enough disk space, or a file is in the way.
         SourceError, QuantizationError: see `run`.
     """
     plans = [files.quantization for files, _ in wanted]

@@ -1,4 +1,4 @@
-"""The card: README.md, what people and the Hub read first of a release."""
+"""Render the model card: README.md, shown first by the Hub."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def render_card(
     *,
     has_licence: bool,
 ) -> bytes:
-    """The card's content.
+    """The content of the card.
 
     Args:
         report: the content of validation.json.
-        accepted: why failed gates do not stop the release.
-        has_licence: whether the licence's text is part of the release.
+        accepted: the reason for accepting failed gates.
+        has_licence: whether the text of the licence is part of the release.
     """
     from huggingface_hub import ModelCardData
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -46,7 +46,7 @@ def render_card(
     recommended = next(one for one in types if one.type == recipe.recommended_type)
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
-        # Whatever is put into the page is plain text, unless it says that it is Markdown.
+        # Values inserted into the page are escaped as plain text, unless they are `Markdown`.
         finalize=escape,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,4 +1,4 @@
-"""The metadata of a card: what the Hub reads at the head of README.md."""
+"""The metadata of a card: the YAML at the start of README.md that the Hub reads."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from mconv.release.card.markdown import visible
 from mconv.release.inputs import ReleaseInputs
 from mconv.release.recipe import LANGUAGE, Recipe
 
-# Libraries that cannot load what is published, though the source is made for them.
+# Libraries that can load the source but not the published files.
 _OTHER_LIBRARIES = frozenset({"transformers", "safetensors", "pytorch", "vllm", "mistral-common"})
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 _MOST_TAGS = 30
 
 
 def card_metadata(recipe: Recipe, inputs: ReleaseInputs) -> dict[str, Any]:
-    """The members, in their order. What the source's card says is taken where the recipe is silent, and no further
-    than it has the form that it should have."""
+    """The members, in order. Members missing from the recipe are taken from the source's card if they are valid."""
     base = base_model(recipe, inputs)
     licence, name, link = licence_of(recipe, inputs)
     return {
@@ -40,25 +39,25 @@ def card_metadata(recipe: Recipe, inputs: ReleaseInputs) -> dict[str, Any]:
 
 
 def base_model(recipe: Recipe, inputs: ReleaseInputs) -> str | None:
-    """The model on the Hub that was quantized, if it is there."""
+    """The model on the Hub that was quantized, if any."""
     return recipe.base_model or inputs.repository
 
 
 def gaps(recipe: Recipe, inputs: ReleaseInputs) -> Iterator[str]:
-    """What a reader of the card will miss, and where it could be told."""
+    """What is missing from the card, and where to add it."""
     if base_model(recipe, inputs) is None:
-        yield "the card names no base model, so the Hub lists the release under none: base_model in the recipe tells it"
+        yield "the card has no base model, so the Hub lists the release under none: add base_model to the recipe"
     if licence_of(recipe, inputs)[0] is None:
-        yield "the card names no licence: licence in the recipe tells it"
+        yield "the card has no licence: add licence to the recipe"
 
 
 def licence_of(recipe: Recipe, inputs: ReleaseInputs) -> tuple[str | None, str | None, str | None]:
-    """The Hub's name of the licence, the name that it has there if that is "other", and where its text is."""
+    """The Hub's name of the licence, its own name if that is "other", and the address of its text."""
     licence, name, link = recipe.licence, recipe.licence_name, recipe.licence_link
     if licence is None:
         keys = ("license", "license.name", "license.link")
         licence, name, link = (inputs.text(f"general.{key}") for key in keys)
-    # Only what the Hub has no name for has a name of its own.
+    # Only a licence without a name on the Hub has its own name.
     if licence is None or not _LICENCE.fullmatch(licence):
         return None, None, None
     return licence, *((_one_line(name), _one_line(link)) if licence == "other" else (None, None))

@@ -1,23 +1,23 @@
-"""Texts that nobody vouches for, made safe in Markdown: what they look like is what they say."""
+"""Escape untrusted texts for Markdown, so that they are shown exactly as written."""
 
 from __future__ import annotations
 
 import re
 
-# Everything that starts something in CommonMark or its tables, wherever it stands; an underscore not within a word.
+# Everything that starts markup in CommonMark or its tables, in any position; an underscore only outside words.
 _SPECIAL = re.compile(r"([\\`*{}\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))")
-# What GitHub's and the Hub's renderers turn into links unasked.
+# Texts that the renderers of GitHub and the Hub turn into links automatically.
 _LINKS = re.compile(r"(?i)(?<=:)//|(?<=\bwww)\.|@")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _RUN = re.compile(r"`+")
 
 
 class Markdown(str):
-    """A text that is Markdown already, and goes into a page as it is."""
+    """A text that is already Markdown and is inserted into a page unchanged."""
 
 
 def escape(text: object) -> Markdown:
-    """A value as a run of plain text in one line."""
+    """A value as plain text on one line."""
     if isinstance(text, Markdown):
         return text
     line = " ".join(visible(str(text)).split())
@@ -26,16 +26,16 @@ def escape(text: object) -> Markdown:
 
 
 def code_span(text: object) -> Markdown:
-    """A text as code within a line, of a table too, whatever is in it."""
+    """Any text as inline code, also within a table."""
     content = " ".join(visible(str(text)).split()).replace("|", "\\|")
     ticks = "`" * (_longest_run(content) + 1)
-    # A space at each end keeps the text's own ticks apart, and is not shown.
+    # A space at each end separates backticks in the text from the delimiters, and is not shown.
     space = " " if content[:1] == "`" or content[-1:] == "`" else ""
     return Markdown(f"{ticks}{space}{content}{space}{ticks}")
 
 
 def link(text: object, address: str | None) -> Markdown:
-    """A text that leads to an address of the web; both as plain text where the address is not one to follow."""
+    """A text linked to a web address; both as plain text if the address is not safe to link."""
     if address is None:
         return escape(text)
     if not re.fullmatch(r"https?://[\w.~/?#%&=+:-]+", address, re.ASCII):
@@ -44,14 +44,14 @@ def link(text: object, address: str | None) -> Markdown:
 
 
 def code_block(text: object, language: str = "") -> Markdown:
-    """A text as a block of code, whatever is in it."""
+    """Any text as a code block."""
     content = "\n".join(visible(line) for line in str(text).split("\n"))
     fence = "`" * max(3, _longest_run(content) + 1)
     return Markdown(f"{fence}{language}\n{content}\n{fence}")
 
 
 def visible(text: str) -> str:
-    """A text with whatever shows as nothing, moves the cursor or turns the direction spelled out."""
+    """A text in which invisible characters, cursor movements and changes of direction are spelled out."""
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
 
 

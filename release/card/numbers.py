@@ -1,4 +1,4 @@
-"""The numbers on a card, all of them read from validation.json, as people read them."""
+"""The numbers on a card, all read from validation.json and formatted for people."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHECKS = {
 
 @dataclass(frozen=True)
 class Row:
-    """A type in the table of files."""
+    """A row of the table of files: one type."""
 
     file: str
     type: str
@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Check:
-    """What came of a check."""
+    """The result of a check."""
 
     name: str
     what: str
@@ -46,7 +46,7 @@ class Check:
 
 
 def table_rows(types: Sequence[TypeFiles], report: Mapping[str, Any], recommended: str) -> Iterator[Row]:
-    """The artifacts, largest first; of several texts, the one that each is worst at."""
+    """The artifacts, largest first; with several texts, the numbers of the text with the worst result."""
     from mconv.validate.report.summary import summarize
 
     files = {one.first: one for one in types}
@@ -75,7 +75,7 @@ def table_rows(types: Sequence[TypeFiles], report: Mapping[str, Any], recommende
 
 
 def text_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each text: how much of it was measured, and the original's perplexity on it."""
+    """Each text: how much of it was measured, and the perplexity of the original."""
     return [
         {**row, "shown": _with_error(row["perplexity"], row["standard_error"])}
         for row in report["perplexity"]["results"]
@@ -84,13 +84,13 @@ def text_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def check_rows(types: Sequence[TypeFiles], report: Mapping[str, Any]) -> Iterator[Check]:
-    """Each check, and what it found at which types."""
+    """Each check, with its findings and the types that have them."""
     names = {one.first: one.type for one in types}
     for check in report["checks"]:
         found: dict[str, list[str]] = {}
         for gate in report["gates"]["results"]:
             if gate["gate"] == check and gate["status"] != "pass":
-                # What is told begins with the name of what was found.
+                # The sentence begins with the kind of the finding.
                 finding = str(gate["what"]).split(":")[0].replace("_", " ")
                 found.setdefault(f"{gate['status']}: {finding}", []).append(names[gate["file"]])
         result = "; ".join(f"{what} ({', '.join(where)})" for what, where in found.items())
@@ -98,7 +98,7 @@ def check_rows(types: Sequence[TypeFiles], report: Mapping[str, Any]) -> Iterato
 
 
 def has_plot(report: Mapping[str, Any]) -> bool:
-    """Whether there is a divergence to plot against size."""
+    """Whether the report has divergences to plot against size."""
     return any(row["kl"]["mean"] for row in report["kl"]["results"])
 
 

@@ -1,4 +1,4 @@
-"""The prompt format of a model: what its own chat template makes of a conversation."""
+"""The prompt format of a model: a conversation rendered with its chat template."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mconv.release.inputs import ReleaseInputs
 from mconv.validate.template.chat import render_conversations
 
 _KEY = "tokenizer.chat_template"
-# A template may tell the date; a card is the same every day.
+# A template may insert the date, but a card must not change from day to day.
 _DAY = "2025-01-01"
 _SYSTEM = {"role": "system", "content": "{system prompt}"}
 _TALK = [
@@ -23,13 +23,13 @@ _LONGEST = 4000
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How a conversation is written for the model.
+    """How a conversation is formatted for the model.
 
     Attributes:
-        text: a conversation of a system prompt, two questions and an answer; None where the template gives none.
-        takes_system: whether the template takes a system prompt.
+        text: a conversation of a system prompt, two questions and an answer; None if the template cannot render it.
+        takes_system: whether the template accepts a system prompt.
         error: why there is no text.
-        sha256: of the template.
+        sha256: hash of the template.
     """
 
     text: str | None

@@ -1,4 +1,4 @@
-"""How to run a release: the commands of each program, from the Hub where it goes there, else from the folder."""
+"""How to run a release: the commands of each program, from the Hub if the release is published there, or the folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mconv.release.recipe import Recipe
 from mconv.release.small_files import MODELFILE, OUMI
 from mconv.release.weights import TypeFiles
 
-# Parameters of the OpenAI interface that vLLM lets a server set defaults of, by their names in generation_config.json.
+# Parameters of the OpenAI interface for which a vLLM server can set defaults, by their names in generation_config.json.
 _VLLM_SETTINGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
@@ -22,10 +22,10 @@ class Runner:
     """A program.
 
     Attributes:
-        name: of the program.
-        language: of the commands, for their colours.
-        commands: what to type.
-        note: what to know first; may be empty.
+        name: the name of the program.
+        language: the language of the commands, for syntax highlighting.
+        commands: the commands.
+        note: requirements; may be empty.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Runner:
 
 
 def runners(recipe: Recipe, inputs: ReleaseInputs, files: TypeFiles) -> list[Runner]:
-    """The commands for one type, which any other can stand in for."""
+    """The commands for one type; the user can replace it with any other type."""
     return [
         _llama_cpp(recipe, files),
         *_ollama(recipe, files),

@@ -1,1 +1,1 @@
-"""The commands of mrelease: one file each. Adding a command is adding a file."""
+"""The commands of mrelease, one file each. To add a command, add a file."""

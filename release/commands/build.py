@@ -27,9 +27,9 @@ from mconv.release.commands.output import print_files, print_plan
 def command(
     recipe: Path, folder: Path | None, threads: int | None, keep_partial: bool, dry_run: bool, as_json: bool
 ) -> None:
-    """Write the GGUF files of a recipe, those that are missing, in one read of the source.
+    """Write the missing GGUF files of a recipe, in one read of the source.
 
-    When it is interrupted, the same command goes on. What a changed recipe does not touch is kept.
+    After an interruption, run the same command to continue. Files that a changed recipe does not affect are kept.
 
     \b
     Example:

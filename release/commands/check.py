@@ -17,9 +17,9 @@ from mconv.release.commands.output import fail_on_gates, print_files
 @threads_option
 @json_option
 def command(recipe: Path, folder: Path | None, accepted: str | None, threads: int | None, as_json: bool) -> None:
-    """Measure what was built against its source, and finish the release: card, provenance, sums.
+    """Compare the built files with their source, and finish the release: card, provenance, checksums.
 
-    Ends with exit code 1 if a gate fails, once everything is written.
+    Writes all files, then exits with code 1 if a gate fails.
 
     \b
     Example:

@@ -33,4 +33,4 @@ def command(source: str, recipe: Path | None, texts: tuple[Path, ...], reading: 
     write_new(path, text)
     click.echo(f"wrote {path}")
     if not texts:
-        note("its texts are empty: name what to measure on before you build")
+        note("its texts are empty: add the texts to measure on before you build")

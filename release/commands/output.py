@@ -1,4 +1,4 @@
-"""What several commands of mrelease print, and the exit code of a gate that fails."""
+"""Output that several commands of mrelease share, and the exit code of a failed gate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def print_plan(plan: ReleasePlan, as_json: bool) -> None:
-    """Print what a release will be."""
+    """Print the plan of a release."""
     if as_json:
         emit_json(plan.to_json())
         return
@@ -42,12 +42,12 @@ def print_plan(plan: ReleasePlan, as_json: bool) -> None:
     click.echo(
         f"\ndisk: {format_bytes(plan.needed)} needed, {format_bytes(plan.free)} free\n"
         f"time: {_duration(plan.build_seconds)} to build, {_duration(plan.check_seconds)} to check\n"
-        f"goes to: {plan.repository or 'nowhere yet: the recipe names no repository'}"
+        f"repository: {plan.repository or 'none; add one to the recipe to publish'}"
     )
 
 
 def print_files(release: Release, files: Mapping[str, FileDigest], as_json: bool) -> None:
-    """Print the files that are there."""
+    """Print the files of a release."""
     if as_json:
         rows = [
             {"path": str(release.ledger.folder / name), "bytes": digest.size, "sha256": digest.sha256}
@@ -62,7 +62,7 @@ def print_files(release: Release, files: Mapping[str, FileDigest], as_json: bool
 
 
 def print_publication(publication: Publication, *, dry_run: bool, as_json: bool) -> None:
-    """Print what a publication did, or in a dry run would do."""
+    """Print what a publication did, or, in a dry run, would do."""
     if as_json:
         emit_json({"dry_run": dry_run, **publication.to_json()})
         return
@@ -86,10 +86,10 @@ def print_publication(publication: Publication, *, dry_run: bool, as_json: bool)
 
 
 def fail_on_gates(report: Mapping[str, Any], accepted: str | None) -> None:
-    """End the command with exit code 1 if a gate fails and nobody accepts that.
+    """End the command with exit code 1 if a gate fails and the failure is not accepted.
 
     Raises:
-        ValidationError: names the first.
+        ValidationError: a gate fails; names the first one.
     """
     from mconv.release.checking import failed_gates
 
@@ -98,12 +98,12 @@ def fail_on_gates(report: Mapping[str, Any], accepted: str | None) -> None:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         raise ValidationError(
             f"{failed[0]['file']}: {failed[0]['gate']} fails: {failed[0]['what']}{more}",
-            "look at report.html; to publish all the same, give --accept-failed-gates REASON",
+            "see report.html; to publish anyway, pass --accept-failed-gates REASON",
         )
 
 
 def _duration(seconds: float) -> str:
-    """A time as people say it: what is estimated has no seconds."""
+    """An estimated duration for people, without seconds."""
     if seconds == 0:
         return "none"
     minutes = max(1, round(seconds / 60))

@@ -16,7 +16,7 @@ from mconv.release.commands.output import print_plan
 @threads_option
 @json_option
 def command(recipe: Path, folder: Path | None, threads: int | None, as_json: bool) -> None:
-    """What will be made, with exact sizes; what is done; the disk and the time that the rest takes.
+    """Show the files of a release with their exact sizes, what is done, and the disk space and time for the rest.
 
     \b
     Example:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @click.command("publish")
 @click.argument("target", type=path_type, metavar="RECIPE.toml|FOLDER")
-@click.option("--repo", metavar="ORG/NAME", help="Of a FOLDER: repository on the Hub; created if it does not exist.")
+@click.option("--repo", metavar="ORG/NAME", help="For a FOLDER: repository on the Hub; created if it does not exist.")
 @click.option(
-    "--private/--public", default=None, help="Of a FOLDER: visibility of a new repository.  [default: private]"
+    "--private/--public", default=None, help="For a FOLDER: visibility of a new repository.  [default: private]"
 )
-@click.option("--tag", metavar="TAG", help="Of a FOLDER: name of the published commit, such as v1.0.")
+@click.option("--tag", metavar="TAG", help="For a FOLDER: tag of the published commit, such as v1.0.")
 @folder_option
 @no_pr_option
 @delete_option
@@ -47,10 +47,11 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Publish a release to the Hugging Face Hub, and verify what arrived.
+    """Publish a release to the Hugging Face Hub, and verify the uploaded files.
 
-    Of a recipe, the release that is built and checked; else the FOLDER of one. The files go into a pull request, which
-    is merged once the size and the sum of each are right on the Hub. When it is interrupted, the same command goes on.
+    Give a recipe whose release is built and checked, or the FOLDER of a release. The files are uploaded to a pull
+    request, which is merged once the size and checksum of each file on the Hub are correct. After an interruption, run
+    the same command to continue.
 
     \b
     Examples:
@@ -83,13 +84,13 @@ def _publish_folder(
     from mconv.release.publish.readiness import require_finished, unaccepted_gates
 
     if repo is None:
-        raise UsageError(f"{folder} is a folder, and does not say which repository it goes to", "give --repo ORG/NAME")
+        raise UsageError(f"{folder} is a folder, so the repository is unknown", "pass --repo ORG/NAME")
     require_finished(folder)
     failed = unaccepted_gates(folder)
     if failed:
         raise ValidationError(
             f"{folder}: {failed[0]['file']}: {failed[0]['gate']} fails: {failed[0]['what']}",
-            "publish it by its recipe, with --accept-failed-gates REASON",
+            "publish with the recipe and --accept-failed-gates REASON",
         )
     return publish_folder(folder, repo, private=private is not False, tag=tag, options=options)
 
@@ -105,5 +106,5 @@ def _publish_recipe(recipe: Path, folder: Path | None, accepted: str | None, opt
     with open_release(recipe, folder, None) as release:
         fail_on_gates(release.require_checked(), accepted)
         release.check(accepted)
-    # Publishing locks the folder for itself.
+    # Publishing locks the folder itself.
     return publish_release(release, accepted, options)

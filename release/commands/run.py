@@ -41,7 +41,7 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Build, check and publish a recipe: whatever of it is not done yet.
+    """Build, check and publish the release of a recipe; skip what is already done.
 
     \b
     Example:
@@ -57,7 +57,7 @@ def command(
     from mconv.release.release import open_release
 
     with open_release(recipe, folder, threads) as release:
-        # Not after hours of building.
+        # Fail now, not after hours of building.
         release.project.require_repository()
         release.build(keep_partial=keep_partial)
         fail_on_gates(release.check(accepted), accepted)

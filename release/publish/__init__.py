@@ -1,1 +1,1 @@
-"""From a release folder to the Hugging Face Hub."""
+"""Publish a release folder to the Hugging Face Hub."""

@@ -1,4 +1,4 @@
-"""The plan of a publication: a value that prints, compares, serialises and has a hash."""
+"""The plan of a publication: a value that can be printed, compared, serialised and hashed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MAIN = "main"
 
 @dataclass(frozen=True)
 class Operation:
-    """One thing to do on the Hub.
+    """One operation on the Hub.
 
     Attributes:
         verb: create, open, upload, keep, leave, delete, verify, merge or tag.
         subject: a file, a repository, a pull request, a tag.
-        digest: of a file.
+        digest: size and hash, for a file.
     """
 
     verb: str
@@ -30,22 +30,22 @@ class Operation:
 
 @dataclass(frozen=True)
 class PublishPlan:
-    """What the repository is to hold, and what it holds.
+    """The wanted and the current content of a repository.
 
     Attributes:
         repo: `ORGANIZATION/NAME`.
-        files: everything to be published, by path, smallest first.
+        files: all files to publish, by path, smallest first.
         private: whether a repository that has to be created is private.
-        pull_request: whether the files go through a pull request.
-        tag: the name that the published commit gets, if any.
-        delete_others: whether what the repository has besides is deleted.
-        exists: whether the repository is there; None if the Hub was not asked.
-        parent: the commit that main is at, where it is known.
-        number: of the pull request that an earlier run opened.
-        present: the files that the target has with the right sum.
-        others: the paths that main has besides.
-        merged: whether main has them all, or had them when the pull request was merged.
-        tagged: whether the tag is there.
+        pull_request: whether to publish through a pull request.
+        tag: the tag of the published commit, if any.
+        delete_others: whether to delete other files of the repository.
+        exists: whether the repository exists; None if the Hub was not asked.
+        parent: the current commit of main, if known.
+        number: the number of the pull request that an earlier run opened.
+        present: the files that the target already has with the correct checksum.
+        others: the paths of other files on main.
+        merged: whether main has all files, or had them when the pull request was merged.
+        tagged: whether the tag exists.
     """
 
     repo: str
@@ -64,7 +64,7 @@ class PublishPlan:
 
     @property
     def id(self) -> str:
-        """A hash of what is to be published and where, in hexadecimal; what is there already has no part in it."""
+        """A hash of the files to publish and their target, in hexadecimal; independent of the current content."""
         content = {
             "repo": self.repo,
             "pull_request": self.pull_request,
@@ -76,16 +76,16 @@ class PublishPlan:
 
     @property
     def missing(self) -> dict[str, FileDigest]:
-        """What has to be uploaded, smallest first."""
+        """The files to upload, smallest first."""
         return {name: digest for name, digest in self.files.items() if name not in self.present}
 
     @property
     def deleted(self) -> tuple[str, ...]:
-        """What has to go."""
+        """The files to delete."""
         return self.others if self.delete_others and not self.merged else ()
 
     def operations(self) -> Iterator[Operation]:
-        """Everything that is left to do, in its order."""
+        """The remaining operations, in order."""
         if not self.exists:
             unless = ", unless it exists" if self.exists is None else ""
             yield Operation("create", f"{'private' if self.private else 'public'} repository {self.repo}{unless}")

@@ -1,7 +1,7 @@
-"""Publishing a release folder: into a pull request, verified there, merged, verified again, tagged.
+"""Publish a release folder: upload to a pull request, verify, merge, verify again, tag.
 
-Every step may be interrupted at any point. The next run asks the Hub what is done, with the help of a small state file,
-and goes on.
+Every step may be interrupted at any point. The next run finds out from the Hub and a small state file what is done, and
+continues.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _NONE = Patience(attempts=1)
 
 @dataclass(frozen=True)
 class PublishOptions:
-    """How a release is published.
+    """Options of a publication.
 
     Attributes:
-        pull_request: through one; else straight to main, all at once.
-        delete_others: delete what the repository has besides, but .gitattributes; else it is left alone.
-        dry_run: ask the Hub what it has, if it can be reached, and change nothing.
+        pull_request: publish through a pull request; otherwise with a single commit to main.
+        delete_others: delete other files of the repository, except .gitattributes; otherwise they are kept.
+        dry_run: compare with the Hub, if it can be reached, and change nothing.
     """
 
     pull_request: bool = True
@@ -51,13 +51,13 @@ _DEFAULT_OPTIONS = PublishOptions()
 
 @dataclass(frozen=True)
 class Publication:
-    """What a run did, or in a dry run would do.
+    """What a run did, or, in a dry run, would do.
 
     Attributes:
-        plan: what was left to do when it began.
-        url: of the repository.
-        pull_request: its number, if the files went through one.
-        commit: of main, with everything on it; None in a dry run.
+        plan: what remained to be done at the start.
+        url: the address of the repository.
+        pull_request: the number of the pull request, if there is one.
+        commit: the published commit of main; None in a dry run.
     """
 
     plan: PublishPlan
@@ -66,7 +66,7 @@ class Publication:
     commit: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The members of the plan, and what came of it."""
+        """The members of the plan and the result."""
         return {**self.plan.to_json(), "url": self.url, "pull_request": self.pull_request, "commit": self.commit}
 
 
@@ -80,20 +80,20 @@ def publish_folder(
     expected: Mapping[str, FileDigest] | None = None,
     patience: Patience = _PATIENCE,
 ) -> Publication:
-    """Make a repository on the Hub hold what a folder holds.
+    """Publish the files of a folder to a repository on the Hub.
 
     Args:
-        folder: a release; everything in it is published but hidden files and the state.
+        folder: a release; all files in it are published, except hidden files and state files.
         repo: `ORGANIZATION/NAME`; created if it does not exist.
-        private: visibility of a new repository. Nothing is published to a public one if this is set.
-        tag: a name for the published commit.
-        options: through a pull request or not, what becomes of other files, and whether it is done at all.
-        expected: sizes and sums that the files must have.
-        patience: how often and how long what fails is tried again.
+        private: create a new repository as private, and never publish to an existing public one.
+        tag: a tag for the published commit.
+        options: see `PublishOptions`.
+        expected: sizes and checksums that the files must have.
+        patience: how often and how long to retry after a failure.
 
     Raises:
         UsageError: the folder is not a release, or the name of the repository or of the tag is not valid.
-        PublishError: the Hub refused, could not be reached, or does not have what was sent; or the folder is not whole.
+        PublishError: the Hub refused, could not be reached, or has wrong files; or the folder is incomplete.
         DiskError: the state could not be written.
     """
     check_repository(repo)
@@ -112,10 +112,10 @@ def publish_folder(
 
 
 def publish_release(release: Release, accepted: str | None, options: PublishOptions) -> Publication:
-    """Publish a release that is finished, to where its recipe says.
+    """Publish a finished release to the repository in its recipe.
 
     Args:
-        accepted: why failed gates do not stop it, as it was finished.
+        accepted: the reason for accepting failed gates; the same as when it was finished.
 
     Raises:
         UsageError: the recipe names no repository, or the release is not finished.
@@ -133,7 +133,7 @@ def publish_release(release: Release, accepted: str | None, options: PublishOpti
 
 
 def _look(plan: PublishPlan, folder: Path) -> Publication:
-    """The plan; without what the Hub has where it cannot be asked."""
+    """The plan for a dry run; without the state of the Hub if it cannot be reached."""
     import httpx2
     from huggingface_hub import get_token
 
@@ -143,9 +143,9 @@ def _look(plan: PublishPlan, folder: Path) -> Publication:
     try:
         plan = survey(plan, folder, remote, remote.user() if signed_in else None, state)
     except (httpx2.HTTPError, ConnectionError) as error:
-        note(f"what {plan.repo} has is not known: {reason(error)}")
+        note(f"the content of {plan.repo} is unknown: {reason(error)}")
     if plan.exists is False and not signed_in:
-        note(f"what {plan.repo} has is not known: not signed in, and no public repository has this name")
+        note(f"the content of {plan.repo} is unknown: not signed in, and no public repository has this name")
         plan = replace(plan, exists=None)
     return Publication(plan, _url(plan.repo), plan.number)
 
@@ -154,7 +154,7 @@ def _publish(plan: PublishPlan, folder: Path, remote: Remote) -> Publication:
     from huggingface_hub import get_token, is_offline_mode
 
     if is_offline_mode() and get_token():
-        raise PublishError("HF_HUB_OFFLINE keeps the Hub out of reach", "unset it, or look with --dry-run")
+        raise PublishError("HF_HUB_OFFLINE disables access to the Hub", "unset it, or use --dry-run")
     state_path = folder / STATE
     state = load_state(state_path)
     user = remote.persist(remote.user)
@@ -163,7 +163,7 @@ def _publish(plan: PublishPlan, folder: Path, remote: Remote) -> Publication:
         remote.persist(lambda: remote.api.create_repo(plan.repo, private=plan.private, exist_ok=True))
         plan = remote.persist(lambda: survey(plan, folder, remote, user, state))
     if plan.parent is None:
-        raise PublishError(f"{plan.repo}: the Hub does not say what {MAIN} is at", "run the same command again")
+        raise PublishError(f"{plan.repo}: the Hub did not return the commit of {MAIN}", "run the same command again")
     _look_ahead(plan, folder, remote)
     steps = Steps(plan, folder, remote)
     state = PublishState(plan.repo, plan.id, plan.parent, plan.number)
@@ -185,7 +185,7 @@ def _publish(plan: PublishPlan, folder: Path, remote: Remote) -> Publication:
 
 
 def _look_ahead(plan: PublishPlan, folder: Path, remote: Remote) -> None:
-    """What is better known before there is a pull request, or gigabytes are sent."""
+    """Check for problems before opening a pull request and uploading gigabytes."""
     if plan.others and not plan.delete_others and not plan.merged:
         names = ", ".join(plan.others[:5]) + (", ..." if len(plan.others) > 5 else "")
         note(f"{plan.repo} has other files too, which stay (--delete-others removes them): {names}")

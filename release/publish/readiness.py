@@ -1,4 +1,4 @@
-"""Whether a release folder may be published, by what it says of itself."""
+"""Check from the files in a release folder whether it may be published."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from mconv.release.slsa_provenance import ACCEPTED, PROVENANCE, gate_line
 
 
 def require_finished(folder: Path) -> None:
-    """Refuse a release that is still being made: it has no sums until it is whole.
+    """Reject a release that is not finished: it has no checksums yet.
 
     Raises:
-        UsageError: it is.
+        UsageError: it is not finished.
     """
     if (folder / LEDGER).is_file() and not (folder / SUMS).is_file():
         raise UsageError(f"{folder}: the release is not finished", "run mrelease check on its recipe")
 
 
 def unaccepted_gates(folder: Path) -> list[dict[str, Any]]:
-    """The gates that fail and that nobody has accepted; none in a folder that says nothing of gates.
+    """The gates that fail and are not accepted; empty if the folder has no results of gates.
 
     Raises:
-        FormatError: what it says cannot be understood.
+        FormatError: the results cannot be read.
     """
     report, provenance = read_object_if_any(folder / VALIDATION), read_object_if_any(folder / PROVENANCE)
     try:

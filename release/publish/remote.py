@@ -1,4 +1,4 @@
-"""What a repository on the Hub holds: read, with patience, and never changed."""
+"""Read a repository on the Hub, with retries, without changing it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _MARKED = re.compile(re.escape(_MARK).replace(r"\{\}", "([0-9a-f]{64})"))
 
 
 def mark(plan_id: str) -> str:
-    """The line in a pull request's description by which a later run knows it."""
+    """The line in the description of a pull request by which a later run recognises it."""
     return _MARK.format(plan_id)
 
 
 class Remote:
-    """A model repository on the Hub. Every method asks it anew, once: `persist` is for who puts them together.
+    """A model repository on the Hub. Every method sends a new request, once; wrap calls in `persist` to retry them.
 
     Attributes:
         repo: `ORGANIZATION/NAME`.
-        api: huggingface_hub's.
-        patience: for each action.
+        api: the API of huggingface_hub.
+        patience: how often and how long to retry each action.
     """
 
     def __init__(self, repo: str, patience: Patience) -> None:
@@ -42,7 +42,7 @@ class Remote:
         self.patience = patience
 
     def persist(self, action: Callable[[], T]) -> T:
-        """Try an action with this repository's patience."""
+        """Run an action, with retries."""
         return persist(action, self.patience, self.repo)
 
     def user(self) -> str:
@@ -50,7 +50,7 @@ class Remote:
         return str(self.api.whoami()["name"])
 
     def info(self) -> ModelInfo | None:
-        """The repository at main; None if there is none that we may see."""
+        """The repository at main; None if it does not exist or is not visible to this account."""
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
         try:
@@ -61,11 +61,11 @@ class Remote:
             return None
 
     def head(self, revision: str) -> str:
-        """The commit that a revision is at."""
+        """The commit of a revision."""
         return str(self.api.model_info(self.repo, revision=revision).sha)
 
     def check_card(self, text: str) -> None:
-        """Have the Hub look at the metadata of a card, as it does with every commit of one."""
+        """Let the Hub check the metadata of a card, as it does for every commit of a card."""
         from huggingface_hub import constants, get_session
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
@@ -90,8 +90,8 @@ class Remote:
         return self.api.get_discussion_details(self.repo, number)
 
     def open_requests(self, user: str) -> dict[int, str]:
-        """Number and plan of each pull request of ours that a run opened and none has finished, oldest first."""
-        # Of ours alone: anybody may open a pull request that says what ours says.
+        """Number and plan of each open pull request that a run of this account opened, oldest first."""
+        # Only those of this account: anyone can open a pull request with the same description.
         found = self.api.get_repo_discussions(self.repo, author=user, discussion_type="pull_request")
         numbers = sorted(one.num for one in found if one.status in ("draft", "open"))
         plans = {number: _plan_of(self.request(number)) for number in numbers}
@@ -107,9 +107,9 @@ def _plan_of(request: DiscussionWithDetails) -> str | None:
 
 
 def holds(entry: RepoFile | None, digest: FileDigest, path: Path) -> bool:
-    """Whether a file on the Hub is the one here.
+    """Whether a file on the Hub is the same as the local one.
 
-    Large files are compared by SHA-256, those that git keeps itself (small ones) by git's own name for their content.
+    Large files are compared by SHA-256; small files, which are stored in git, by their git object id.
     """
     if entry is None:
         return False
@@ -122,7 +122,7 @@ def holds(entry: RepoFile | None, digest: FileDigest, path: Path) -> bool:
 
 
 def wrong_files(listing: Mapping[str, RepoFile], files: Mapping[str, FileDigest], folder: Path) -> dict[str, str]:
-    """What is wrong with each file that a listing does not hold as it is here."""
+    """The differences between a listing and the local files, by name."""
     wrong = {}
     for name, digest in files.items():
         entry = listing.get(name)

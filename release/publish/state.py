@@ -1,4 +1,4 @@
-"""What a publication that was interrupted has to know: a small file in the release folder, for people to read too."""
+"""The state of an interrupted publication: a small, readable file in the release folder."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mconv.convert.errors import FormatError, PublishError
 
 @dataclass(frozen=True)
 class PublishState:
-    """How far a publication is.
+    """The progress of a publication.
 
     Attributes:
         repo: `ORGANIZATION/NAME`.
-        plan: the hash of what is published.
-        parent: the commit that main was at when it began.
-        pull_request: its number, once it is open.
-        commit: what main is at with everything on it, once that is verified.
+        plan: the hash of the plan.
+        parent: the commit of main at the start.
+        pull_request: the number of the pull request, once it is open.
+        commit: the published commit of main, once it is verified.
     """
 
     repo: str
@@ -34,7 +34,7 @@ class PublishState:
     commit: str | None = None
 
     def save(self, path: Path) -> None:
-        """Write it whole or not at all."""
+        """Write the file completely or not at all."""
         write_files(
             path.parent, {path.name: (json.dumps({"schema_version": 1, **asdict(self)}, indent=2) + "\n").encode()}
         )
@@ -42,10 +42,10 @@ class PublishState:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Keep other runs away from a folder; the operating system lets go of it when this one dies.
+    """Lock a folder against other runs; the operating system releases the lock when this process ends.
 
     Raises:
-        PublishError: another run has it.
+        PublishError: another run has locked it.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Each step of a publication. All of them may be repeated: each looks first whether it is done."""
+"""The steps of a publication. Each can be repeated: it first checks whether it is already done."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _WEIGHTS = (".gguf", ".safetensors")
 _OTHER_TOKEN = "use a token that may write and take part in discussions, or give --no-pr to commit straight to main"
-# What the Hub keeps in git itself is smaller.
+# Files that the Hub stores in git are smaller.
 _LARGE = 10_000_000
 
 
@@ -37,7 +37,7 @@ class Steps:
         """Open the pull request of the plan, or find it; returns its number."""
 
         def action() -> int:
-            # It may be open already, though nobody here heard of it.
+            # It may already be open if the response to an earlier request was lost.
             found = self._remote.open_requests(user)
             for number, plan in found.items():
                 if plan == self._plan.id:
@@ -52,10 +52,10 @@ class Steps:
         return self._remote.persist(action)
 
     def upload_to_request(self, number: int) -> None:
-        """Commit what is missing to a pull request, small files at once, then the weights one by one; and verify it.
+        """Commit the missing files to a pull request, small files at once, then the weights one by one; then verify.
 
         Raises:
-            PublishError: a file is not there as it is here.
+            PublishError: a file on the Hub differs from the local one.
         """
         ref = f"refs/pr/{number}"
         small = [name for name in self._plan.missing if not self._is_weight(name)]
@@ -67,7 +67,7 @@ class Steps:
         self.verify(ref, f"pull request {number}")
 
     def upload_to_main(self, parent: str) -> str:
-        """Commit what is missing to main, all at once, on top of the commit that the plan was made for.
+        """Commit the missing files to main in a single commit, on top of the commit in the plan.
 
         Returns:
             the new commit of main.
@@ -81,15 +81,15 @@ class Steps:
         return self._commit(list(self._plan.missing), MAIN, parent, self._plan.deleted)
 
     def verify(self, revision: str, where: str) -> None:
-        """Compare size and sum of every file with the listing of a revision.
+        """Compare size and checksum of every file with the listing of a revision.
 
         Raises:
-            PublishError: one differs.
+            PublishError: a file differs.
         """
         self._remote.persist(partial(self._compare, revision, where))
 
     def merge(self, number: int, parent: str) -> str:
-        """Merge a pull request into main, if that is where it was; returns the commit that this made.
+        """Merge a pull request into main, if main has not moved; return the merge commit.
 
         Raises:
             PublishError: main has moved, or the account may not merge.
@@ -103,7 +103,7 @@ class Steps:
                     raise moved(self._plan.repo, parent, head)
                 what = f"{self._plan.repo}: pull request {number} is whole and verified, but cannot be merged"
                 hint = f"have it merged at {request.url}, and run the same command again: it goes on from there"
-                # Not allowed to, or in conflict with what main has become.
+                # Merging is not allowed, or conflicts with changes on main.
                 with refused(what, hint, 403, 409):
                     if request.status == "draft":
                         self._remote.api.change_discussion_status(self._plan.repo, number, "open")
@@ -114,10 +114,10 @@ class Steps:
         return self._remote.persist(action)
 
     def tag(self, name: str, commit: str) -> None:
-        """Give a commit a name.
+        """Tag a commit.
 
         Raises:
-            PublishError: another commit has it.
+            PublishError: another commit has the tag.
         """
 
         def action() -> None:
@@ -146,13 +146,13 @@ class Steps:
     def _commit(
         self, names: Sequence[str], revision: str, parent: str | None = None, delete: Sequence[str] = ()
     ) -> str:
-        """Commit files to a revision, which must be at `parent` if that is given; returns the commit."""
+        """Commit files to a revision, which must be at `parent` if given; return the commit."""
         from huggingface_hub import CommitOperationDelete
 
         def action() -> str:
             head = self._remote.head(revision)
             listing = self._remote.listing(head)
-            # The answer to a commit that was made may have been lost.
+            # The commit may have been made even if the response was lost.
             files = {name: self._plan.files[name] for name in names}
             left = list(wrong_files(listing, files, self._folder))
             gone = [CommitOperationDelete(name, is_folder=False) for name in delete if name in listing]
@@ -174,17 +174,17 @@ class Steps:
         return self._remote.persist(action)
 
     def _send(self, names: Sequence[str], revision: str) -> list[CommitOperationAdd]:
-        """Send the content of large files, which no commit names yet; what is there already is not sent again."""
+        """Upload the content of large files before committing them; content that the Hub already has is not sent."""
         additions = [self._addition(name) for name in names]
         self._remote.api.preupload_lfs_files(self._plan.repo, additions, revision=revision)
         for name, addition in zip(names, additions, strict=True):
-            # huggingface_hub made this sum of the bytes that it sent.
+            # huggingface_hub computed this checksum from the bytes that it sent.
             if addition.upload_info.sha256.hex() != self._plan.files[name].sha256:
                 raise PublishError(f"{name} changed while it was published", "build the release again")
         return additions
 
     def _addition(self, name: str) -> CommitOperationAdd:
-        """One object a file for all attempts: it knows its sum, and whether its content was sent."""
+        """One object per file for all attempts: it keeps its checksum, and whether its content was sent."""
         from huggingface_hub import CommitOperationAdd
 
         if name not in self._additions:

@@ -1,4 +1,4 @@
-"""Compare a folder with what the Hub has: the plan of what is left to do."""
+"""Compare a folder with the Hub and plan the remaining steps."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _STRAIGHT = "switch them on in its settings, or give --no-pr to commit straight 
 def survey(
     wanted: PublishPlan, folder: Path, remote: Remote, user: str | None, state: PublishState | None
 ) -> PublishPlan:
-    """The plan, with what is there. Nothing is changed.
+    """The plan, completed with the state of the Hub. Changes nothing.
 
     Args:
-        wanted: what is to be published.
-        folder: where its files are.
-        user: whose pull requests are ours; None looks for none.
-        state: what an earlier run left here.
+        wanted: the plan without the state of the Hub.
+        folder: the folder of its files.
+        user: the account whose pull requests to look for; None to skip them.
+        state: the state of an earlier run.
 
     Raises:
         PublishError: the repository is public but must not be, main has moved since an earlier run, the tag names
@@ -39,20 +39,20 @@ def survey(
         return replace(wanted, exists=False)
     if wanted.private and not info.private:
         raise PublishError(
-            f"{wanted.repo} is public, and the release is to be private",
+            f"{wanted.repo} is public, but the release is private",
             "make the repository private in its settings, or publish with --public",
         )
-    # One that came to its end leaves nothing to go on with.
+    # A finished publication leaves nothing to continue.
     ours = state if state and (state.repo, state.plan, state.commit) == (wanted.repo, wanted.id, None) else None
     number = _request_number(wanted, remote, user, ours)
     listing = remote.listing(str(info.sha))
-    # The Hub makes the one that is named here, and keeps it up.
+    # The Hub creates and maintains this file.
     others = tuple(sorted(listing.keys() - wanted.files.keys() - {".gitattributes"}))
     wrong = wrong_files(listing, wanted.files, folder)
     whole = not wrong and not (wanted.delete_others and others)
     merged = whole or (number is not None and _is_merged(remote, number))
     if merged:
-        # Whatever main became later, it had them all.
+        # Main had all files, even if it changed later.
         wrong = {}
     else:
         _check_parent(wanted, info, ours)
@@ -90,14 +90,14 @@ def _request_number(wanted: PublishPlan, remote: Remote, user: str | None, ours:
 
 
 def _open_requests(wanted: PublishPlan, remote: Remote, user: str) -> dict[int, str]:
-    """Those of ours.
+    """The open pull requests of this account.
 
     Raises:
-        PublishError: the repository has none, and the release is to go through one.
+        PublishError: the repository does not support pull requests, but the plan needs one.
     """
     try:
-        # Whoever may see a repository may see its pull requests, unless they are switched off.
-        with refused(f"{wanted.repo} takes no pull requests", _STRAIGHT, 403):
+        # An account that can see a repository can see its pull requests, unless they are disabled.
+        with refused(f"{wanted.repo} does not accept pull requests", _STRAIGHT, 403):
             return remote.open_requests(user)
     except PublishError:
         if wanted.pull_request:
@@ -121,7 +121,7 @@ def _check_parent(wanted: PublishPlan, info: ModelInfo, ours: PublishState | Non
 
 
 def moved(repo: str, before: str, now: str) -> PublishError:
-    """The error of somebody else having committed to main."""
+    """The error for a commit to main during the publication."""
     from huggingface_hub import constants
 
     return PublishError(

@@ -45,7 +45,7 @@ from support.releases import MODEL, TEXT, write_recipe
         ({"split_above": "much"}, "'much' is not a valid size", "5GB"),
         ({"extras": ["docker"]}, "extras.0 is 'docker'", "docs/reference/mrelease.md"),
         ({"recommended": "Q6_K"}, "recommended: Q6_K", "Q8_0"),
-        ({"texts": ["a/x.txt", "b/x.txt"]}, "two have one file name", "rename"),
+        ({"texts": ["a/x.txt", "b/x.txt"]}, "two texts have the same file name", "rename"),
         ({"licence": "other"}, "licence_name", "licence_link"),
         ({"licence": "Apache 2"}, "licence is 'Apache 2'", "docs/reference/mrelease.md"),
         ({"prompts": [1]}, "prompts.0 is 1", "docs/reference/mrelease.md"),
@@ -93,7 +93,7 @@ def test_recipes_and_gates_have_bounded_depth_and_length(
     ended = command(cli, "plan", tmp_path / "r.toml")
     assert (ended.code, ended.err.splitlines()) == (
         3,
-        [f"error: r.toml: {what}", "hint: mrelease init writes a recipe to begin with"],
+        [f"error: r.toml: {what}", "hint: write a first recipe with mrelease init"],
     )
     (tmp_path / "g.toml").write_text(text)
     ended = command(cli, "plan", write_recipe(tmp_path / "r.toml", gates="g.toml"))
@@ -202,8 +202,8 @@ def test_no_folder_of_ours_is_published(tmp_path: Path) -> None:
     ("source", "code", "what", "hint"),
     [
         ("no/such/folder/here", 3, "no such file or folder", "recipe's folder"),
-        ("rosa/model", 2, "does not name a commit", "pin it: source = 'rosa/model@'"),
-        ("rosa/model@main", 2, "does not name a commit", "pin it"),
+        ("rosa/model", 2, "not a commit on the Hub", "pin a commit: source = 'rosa/model@'"),
+        ("rosa/model@main", 2, "not a commit on the Hub", "pin a commit"),
     ],
 )
 def test_a_source_is_there_or_pinned(

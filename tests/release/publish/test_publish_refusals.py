@@ -134,9 +134,9 @@ def test_a_folder_that_is_not_whole(hub: Hub, machine: Client, release: Path) ->
     (release / "LICENSE").unlink()
     refused(machine.run(IMPATIENT, release, "rosa/unlisted"), "LICENSE is missing")
     (release / "SHA256SUMS").write_text("md5?\n")
-    refused(machine.run(IMPATIENT, release, "rosa/unlisted"), "line 1 is not a sum and a name", code=3)
+    refused(machine.run(IMPATIENT, release, "rosa/unlisted"), "line 1 is not a checksum and a name", code=3)
     refused(machine.run(IMPATIENT, release, "unlisted"), "no organization", code=2)
-    refused(machine.run(IMPATIENT, release, "a--b/c"), "is not a valid name of a repository", code=2)
+    refused(machine.run(IMPATIENT, release, "a--b/c"), "is not a valid repository name", code=2)
     refused(machine.run(IMPATIENT, release / "none", "rosa/unlisted"), "no such folder", code=2)
     assert hub.seen == []
 
@@ -164,18 +164,18 @@ def test_offline(hub: Hub, release: Path, tmp_path: Path) -> None:
     offline = Client(hub, tmp_path / "offline", variables={"HF_HUB_OFFLINE": "1"})
     ended = offline.run(PUBLISH, release, "--repo", "rosa/offline")
     offline.close()
-    refused(ended, "HF_HUB_OFFLINE keeps the Hub out of reach", "unset it")
+    refused(ended, "HF_HUB_OFFLINE disables access to the Hub", "unset it")
 
 
 def test_a_repository_without_pull_requests(hub: Hub, machine: Client, release: Path) -> None:
     hub.storage.create("rosa/silent", private=True)
     hub.faults.add(Fault("GET .*/discussions$", "status", times=2, status=403))
-    refused(machine.run(IMPATIENT, release, "rosa/silent"), "rosa/silent takes no pull requests", "--no-pr")
+    refused(machine.run(IMPATIENT, release, "rosa/silent"), "rosa/silent does not accept pull requests", "--no-pr")
     assert machine.run(IMPATIENT, release, "rosa/silent", "--no-pr", "--tag", "v1").code == 0
     assert_published(hub, "rosa/silent", release, requests=0)
 
 
 @pytest.mark.parametrize("tag", ["v 1", "-v1", "a..b", "v1.lock", ""])
 def test_a_tag_that_cannot_be(hub: Hub, machine: Client, release: Path, tag: str) -> None:
-    refused(machine.run(IMPATIENT, release, "rosa/tag", f"--tag={tag}"), "is not a valid name of a tag", code=2)
+    refused(machine.run(IMPATIENT, release, "rosa/tag", f"--tag={tag}"), "is not a valid tag name", code=2)
     assert hub.seen == []

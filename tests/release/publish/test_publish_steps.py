@@ -98,7 +98,7 @@ def test_a_dry_run_needs_neither_network_nor_token(hub: Hub, release: Path, tmp_
     real = offline.run(PUBLISH, release, "--repo", "rosa/dry")
     offline.close()
     assert (ended.code, hub.seen) == (0, [])
-    assert "what rosa/dry has is not known" in ended.err
+    assert "the content of rosa/dry is unknown" in ended.err
     assert "***" not in ended.err
     assert json.loads(ended.out)["exists"] is None
     refused(real, "not signed in", "hf auth login")
@@ -135,5 +135,5 @@ def test_a_dry_run_without_a_token_does_not_know_what_is_private(hub: Hub, relea
     ended = stranger.run(PUBLISH, release, "--repo", "rosa/hidden", "--dry-run")
     stranger.close()
     assert ended.code == 0
-    assert "what rosa/hidden has is not known: not signed in" in ended.err
+    assert "the content of rosa/hidden is unknown: not signed in" in ended.err
     assert "repository rosa/hidden, unless it exists" in ended.out
