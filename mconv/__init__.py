@@ -1,4 +1,4 @@
-"""mconv: checkpoints of open-weight models, converted, quantized and proved.
+"""mconv: convert, quantize and validate checkpoints of open-weight models.
 
     import mconv
 
@@ -14,8 +14,8 @@ from importlib import import_module
 
 from mconv.convert import __version__, errors
 
-# Two of the functions below have the names of packages of ours. A package takes its name here when it is first
-# imported: before the functions do.
+# Two of the functions below have the same names as subpackages. Importing a subpackage sets its name in this module, so
+# the subpackages must be imported before the functions.
 for _name in ("quantize", "validate"):
     import_module(f"{__name__}.{_name}")
 

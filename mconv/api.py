@@ -1,7 +1,7 @@
-"""The functions of the package: what the commands do, for programs.
+"""The functions of the package: the commands, for use in programs.
 
-Options have the names that they have on the command line. Nothing is printed: results are values, what is worth knowing
-is told to a `Listener`, and what goes wrong is an error of `mconv.errors`.
+Options have the same names as on the command line. Nothing is printed: results are values, notes go to a `Listener`,
+and failures are errors of `mconv.errors`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mconv.quantize.quantization import Quantization
 
 PathLike = str | Path
-"""A path, or where a source is read ORGANIZATION/NAME[@REVISION] on the Hugging Face Hub."""
+"""A path; for a source, also ORGANIZATION/NAME[@REVISION] on the Hugging Face Hub."""
 
 
 def open(source: PathLike, **options: Any) -> Checkpoint:
@@ -31,11 +31,11 @@ def open(source: PathLike, **options: Any) -> Checkpoint:
 
     Args:
         source: a Hugging Face folder, a Megatron-Core checkpoint, a GGUF file, or a model on the Hub.
-        options: read options of its layout: `hf_config` of Megatron's.
+        options: read options of its layout, such as `hf_config` for Megatron.
 
     Raises:
-        SourceError, FormatError, MappingError: it cannot be opened, with the reason and a hint.
-        UsageError: an option that its layout does not have.
+        SourceError, FormatError, MappingError: it cannot be opened.
+        UsageError: its layout does not have an option.
 
     Example:
         >>> checkpoint = mconv.open("examples/tiny-mistral")
@@ -49,10 +49,10 @@ def open(source: PathLike, **options: Any) -> Checkpoint:
 
 
 def inspect(source: PathLike | Checkpoint, **options: Any) -> Summary:
-    """Say what a checkpoint is, as `mconv inspect` does. No weight is read.
+    """Describe a checkpoint, like `mconv inspect`, without reading any weights.
 
     Args:
-        source: see `open`, or a checkpoint that is open.
+        source: see `open`; or an open checkpoint.
         options: see `open`.
 
     Raises:
@@ -69,20 +69,20 @@ def inspect(source: PathLike | Checkpoint, **options: Any) -> Summary:
 
 
 def plan(source: PathLike | Checkpoint, to: str, output: PathLike, **options: Any) -> Conversion:
-    """Decide every byte of a checkpoint in another layout, without reading a weight.
+    """Plan every byte of a checkpoint in another layout, without reading any weights.
 
-    The result is plain data: it pickles, and `run` carries it out in this process or another.
+    The result is plain data: it can be pickled, and `run` can write it in this process or another.
 
     Args:
-        source: see `open`, or a checkpoint that is open.
-        to: name of the layout: "hf", "gguf" or "megatron".
+        source: see `open`; or an open checkpoint.
+        to: the name of the layout: "hf", "gguf" or "megatron".
         output: the file or folder to write.
-        options: read options of the source's layout, and write options of the target's: `outtype`; `dtype`,
-            `max_shard_size`.
+        options: read options of the source layout, and write options of the target layout: `outtype` for GGUF, `dtype`
+            for Hugging Face and Megatron, `max_shard_size` for Hugging Face.
 
     Raises:
-        UsageError: an option that neither layout has, or a value that it does not take.
-        SourceError, FormatError, MappingError, QuantizationError: the checkpoint cannot be had in this layout.
+        UsageError: neither layout has an option, or its value is not valid.
+        SourceError, FormatError, MappingError, QuantizationError: the checkpoint cannot be converted to this layout.
 
     Example:
         >>> planned = mconv.plan("examples/tiny-mistral", "gguf", "tiny.gguf", outtype="f16")
@@ -107,23 +107,23 @@ def run(
     keep_partial: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Progress:
-    """Write what was planned: all of it, or nothing. What an earlier run of the same plan left is continued.
+    """Write a planned output completely, or not at all. Continues an earlier run of the same plan.
 
     Args:
-        planned: what `plan` gave.
-        threads: threads to work with; None takes every usable core.
-        executor: what carries out the work instead of threads.
-        overwrite: replace an output that exists.
-        keep_partial: after a KeyboardInterrupt, keep what is done, to be continued.
-        on_progress: called at the start, and then as often as something is done.
+        planned: the result of `plan`.
+        threads: number of threads; None uses every usable core.
+        executor: runs the work instead of threads.
+        overwrite: replace an existing output.
+        keep_partial: after a KeyboardInterrupt, keep the partial output, to be continued.
+        on_progress: called at the start, and then after each task.
 
     Returns:
-        How much was written, and how much of it by an earlier run.
+        How much was written, and how much of that by an earlier run.
 
     Raises:
-        UsageError, DiskError: an output exists, is an input, or there is no room for it.
+        UsageError, DiskError: an output exists, is an input, or does not fit on the disk.
         SourceError: a weight is not finite, or a source is truncated or changed during the run.
-        QuantizationError: a value is beyond the range of its type.
+        QuantizationError: a value is outside the range of its type.
         OSError: writing failed.
 
     Example:
@@ -150,9 +150,9 @@ class QuantizedFile:
         path: the file.
         type: its file type, such as Q4_K_M.
         bytes: its size.
-        bits_per_weight: of the tensor data.
-        fallbacks: tensors that have another type than the mixture gives them, since their rows are not whole blocks.
-        missing_imatrix: tensors that the importance matrix knows nothing of.
+        bits_per_weight: bits of tensor data per weight.
+        fallbacks: tensors with another type than the mixture gives them, since their rows are not whole blocks.
+        missing_imatrix: tensors that are missing from the importance matrix.
     """
 
     path: Path
@@ -183,7 +183,7 @@ def quantize(
     on_note: Callable[[str], object] | None = None,
     **reading: Any,
 ) -> tuple[QuantizedFile, ...]:
-    """Quantize a model to any number of types in one read, byte for byte as llama-quantize does.
+    """Quantize a model to any number of types in one read, byte for byte like llama-quantize.
 
     Args:
         source: see `open`.
@@ -195,7 +195,7 @@ def quantize(
         reading: read options of the source's layout, see `open`.
 
     Returns:
-        A file for each type, in their order.
+        One file per type, in the given order.
 
     Raises:
         UsageError, SourceError, FormatError, MappingError, QuantizationError: see `plan_quantizations`.
@@ -249,13 +249,13 @@ def quantize(
 
 @dataclass(frozen=True)
 class GateResult:
-    """How an artifact stands at a gate.
+    """The result of a gate for an artifact.
 
     Attributes:
         file: the artifact.
-        gate: name of the gate.
+        gate: the name of the gate.
         status: "pass", "warn" or "fail".
-        what: the reason, in a sentence.
+        what: the reason, in one sentence.
     """
 
     file: str
@@ -266,12 +266,12 @@ class GateResult:
 
 @dataclass(frozen=True)
 class Report:
-    """What `validate` found.
+    """The result of `validate`.
 
     Attributes:
         passed: whether no gate fails.
-        gates: how each artifact stands at each gate.
-        members: all that was measured, as `mval report --json` writes it; see docs/reference/json.md.
+        gates: the result of each gate for each artifact.
+        members: all measurements, in the form of `mval report --json`; see docs/reference/json.md.
     """
 
     passed: bool
@@ -294,7 +294,7 @@ def validate(
     on_note: Callable[[str], object] | None = None,
     **reading: Any,
 ) -> Report:
-    """Hold artifacts against what they were made from, as `mval report` does. A gate that fails is no error.
+    """Compare artifacts with their reference, like `mval report`. A failed gate is not an error.
 
     Args:
         artifacts: a GGUF file, Hugging Face folder or Megatron folder, or several.
@@ -306,8 +306,8 @@ def validate(
         reading: read options of the layouts, see `open`.
 
     Raises:
-        UsageError: an unknown check, or no text for a check that needs one.
-        SourceError, FormatError, MappingError: something cannot be read or run.
+        UsageError: a check is unknown, or needs a text and none is given.
+        SourceError, FormatError, MappingError: an artifact or the reference cannot be read or run.
 
     Example:
         >>> (file,) = mconv.quantize("examples/tiny-mistral", "Q8_0", output_dir=folder)
@@ -347,7 +347,7 @@ def _opened(source: PathLike | Checkpoint, options: dict[str, Any]) -> Checkpoin
         from mconv.convert.errors import UsageError
 
         if options:
-            raise UsageError(f"{min(options)} does not apply to a checkpoint that is open", "give it to mconv.open")
+            raise UsageError(f"{min(options)} does not apply to an open checkpoint", "pass it to mconv.open")
         return source
     return open(source, **options)
 
