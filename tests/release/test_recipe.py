@@ -27,7 +27,7 @@ from support.releases import MODEL, TEXT, write_recipe
         ({"types": None}, "types is missing", "docs/reference/mrelease.md"),
         ({"types": []}, "types is []", "docs/reference/mrelease.md"),
         ({"types": ["Q4_K_X"]}, "unknown file type 'Q4_K_X'", "Q4_K_M"),
-        ({"types": ["Q6_K", "q6_k"]}, "named twice", "once"),
+        ({"types": ["Q6_K", "q6_k"]}, "listed twice", "once"),
         ({"types": "Q6_K"}, "types is 'Q6_K'", "docs/reference/mrelease.md"),
         ({"schema_version": 2}, "schema_version is 2", "docs/reference/mrelease.md"),
         ({"ctx": "512"}, "ctx is '512'", "docs/reference/mrelease.md"),
@@ -201,7 +201,7 @@ def test_no_folder_of_ours_is_published(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "code", "what", "hint"),
     [
-        ("no/such/folder/here", 3, "no such file or folder", "recipe's folder"),
+        ("no/such/folder/here", 3, "no such file or folder", "relative to the folder of the recipe"),
         ("rosa/model", 2, "not a commit on the Hub", "pin a commit: source = 'rosa/model@'"),
         ("rosa/model@main", 2, "not a commit on the Hub", "pin a commit"),
     ],
