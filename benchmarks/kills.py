@@ -26,7 +26,7 @@ from mconv.convert.errors import ValidationError
 
 HERE = Path(__file__).parent
 TYPES = ("Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_XS")
-_RESUMED = re.compile(r"going on from .* \((\d+) %\)")
+_RESUMED = re.compile(r"continuing from .* \((\d+) %\)")
 
 
 @click.command()

@@ -247,7 +247,11 @@ def edit_config(folder: Path, copy: Path, **members: object) -> Path:
     [
         ({"num_hidden_layers": 7}, MappingError, "model.layers.7.*has no place"),
         ({"num_hidden_layers": 9}, MappingError, "model.layers.8.* is missing"),
-        ({"intermediate_size": 500}, MappingError, "mlp.gate_proj.weight of .500, 256. is not what"),
+        (
+            {"intermediate_size": 500},
+            MappingError,
+            "mlp.gate_proj.weight has shape .512, 256., but transformers expects .500, 256.",
+        ),
         ({"model_type": "unheard-of"}, SourceError, "transformers cannot build"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": "x"}}, MconvError, "factor"),
     ],

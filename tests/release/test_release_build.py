@@ -154,7 +154,7 @@ class TestAChangedRecipe:
         for target in (("publish", recipe), ("publish", folder, "--repo", "rosa/x")):
             assert command(cli, *target, "--dry-run").code == 1
         blank = command(cli, "check", recipe, "--accept-failed-gates", " ")
-        assert (blank.code, "say why" in blank.err) == (2, True)
+        assert (blank.code, "reason" in blank.err) == (2, True)
         accepted = command(cli, "check", recipe, "--accept-failed-gates", "A <b>toy</b>.")
         assert accepted.code == 0
         assert "Published all the same: A &lt;b&gt;toy&lt;/b&gt;." in (folder / "README.md").read_text()

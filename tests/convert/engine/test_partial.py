@@ -42,7 +42,7 @@ def names(folder: Path) -> list[str]:
 @pytest.mark.usefixtures("_any_system")
 def test_a_new_name_replaces_nothing(growing: Path, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
-    with pytest.raises(DiskError, match="a was made by something else during the run"):
+    with pytest.raises(DiskError, match="a was created by another process during the run"):
         rename_new(growing, tmp_path / "a")
     assert (tmp_path / "a").read_text() == "old"
     assert growing.read_text() == "new"
@@ -75,7 +75,7 @@ def test_only_the_file_that_was_written_gets_the_name(overwrite: bool, growing: 
     handle = os.open(growing, os.O_WRONLY)
     growing.rename(tmp_path / "moved")
     growing.write_text("of somebody else")
-    with pytest.raises(DiskError, match="something took its place"):
+    with pytest.raises(DiskError, match="another process replaced it during the run"):
         give_name(handle, growing, tmp_path / "a", overwrite=overwrite)
     assert not (tmp_path / "a").exists()
     growing.unlink()

@@ -320,7 +320,7 @@ def test_only_what_is_missing_needs_room(targets: list[Target], out: Path, monke
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
     check_outputs(outputs, [], overwrite=False)
     (out / "F32.bin.partial").unlink()
-    with pytest.raises(DiskError, match="no room"):
+    with pytest.raises(DiskError, match="not enough space"):
         check_outputs(outputs, [], overwrite=False)
 
 

@@ -29,7 +29,7 @@ def test_every_type_of_ggml_is_an_encoding_of_one_plane(kind: BlockType) -> None
     assert encoding.name == kind.name
     assert encoding.plane_row_bytes(WIDTH) == (kind.row_bytes(WIDTH),)
     if kind.is_quantized:
-        with pytest.raises(QuantizationError, match="not whole blocks"):
+        with pytest.raises(QuantizationError, match="cannot be divided into blocks"):
             encoding.plane_row_bytes(17)
 
 

@@ -424,7 +424,7 @@ def rewrite(file: Path, out: Path, keys: Mapping[str, Value | None]) -> Path:
     [
         ({"general.architecture": string("qwen2")}, "GGUF architecture 'qwen2' is not supported"),
         ({"general.architecture": None}, "general.architecture is missing"),
-        ({"general.type": string("adapter")}, "holds a adapter, not a model"),
+        ({"general.type": string("adapter")}, "contains a adapter, not a model"),
         ({"llama.block_count": None}, "llama.block_count is missing"),
         ({"llama.block_count": string("two")}, "llama.block_count is 'two'"),
         ({"llama.block_count": uint32(5)}, "tensor blk.1.attn_norm.weight is missing"),
