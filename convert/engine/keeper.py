@@ -12,7 +12,8 @@ from mconv.convert.engine.journal import Done, Entry, journal_path, write_journa
 from mconv.convert.engine.outputs import GrowingFile
 
 # A killed run loses at most the work of these seconds, plus the time that the previous sync took.
-_SECONDS = 1.0
+_SECONDS = 0.1
+_MOST_SECONDS = 2.0
 # Syncing takes at most this share of the time, because the disk is needed for the data itself.
 _SHARE = 1 / 4
 
@@ -111,7 +112,9 @@ class JournalKeeper:
                 # The operating system reports lost data only once: the run must stop.
                 self._error = error
                 return
-            pause = max(_SECONDS, (time.monotonic() - started) / _SHARE)
+            # A young run has little to lose, and a short one is over soon: the first syncs come early.
+            pause = min(2 * pause, _MOST_SECONDS)
+            pause = max(pause, (time.monotonic() - started) / _SHARE)
 
     def _flush(self) -> None:
         with self._lock:
